@@ -1,0 +1,113 @@
+"""The documentation site, built once from the notebooks as they stand."""
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+class Page(HTMLParser):
+    """What a page loads, links to and says."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.loads, self.links, self.anchors, self.words, self.skipping = [], [], set(), [], False
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.skipping = tag in ("script", "style")
+        if found.get("id"):
+            self.anchors.add(found["id"])
+        if tag in ("script", "img", "iframe") and found.get("src"):
+            self.loads.append(found["src"])
+        if tag == "link" and found.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loads.append(found["href"])
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+
+    def handle_data(self, data):
+        if not self.skipping:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return "".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("site") / "html"
+    done = subprocess.run([sys.executable, "docs/build.py", str(out)], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stderr
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {str(f.relative_to(site[0])): Page(f) for f in site[0].rglob("*.html") if not {"_modules", "_static"} & {*f.parts}}
+
+
+def test_it_is_built_without_a_warning(site):
+    assert [line for line in site[1].splitlines() if "WARNING" in line and "IPKernelApp" not in line] == []
+
+
+def test_every_notebook_and_every_module_has_a_page(pages):
+    notebooks = [f.relative_to(ROOT / "nbs").with_suffix(".html") for f in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in f.parts]
+    modules = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in (ROOT / "retinalogos").rglob("[!_]*.py")]
+    assert notebooks and {str(f) for f in notebooks} <= set(pages)
+    assert modules and {f"api/{module}.html" for module in modules} <= set(pages)
+
+
+def test_pages_need_no_network(pages):
+    assert [(name, url) for name, page in pages.items() for url in page.loads if re.match(r"(https?:)?//", url)] == []
+
+
+def test_what_pages_load_and_link_to_is_there(site, pages):
+    missing = []
+    for name, page in pages.items():
+        for url in page.loads + page.links:
+            path, _, anchor = url.partition("#")
+            if re.match(r"[a-z]+:", url):
+                continue
+            target = (site[0] / name).parent / path.partition("?")[0] if path else site[0] / name
+            known = pages.get(str(target.resolve().relative_to(site[0].resolve()))) if target.exists() else None
+            if not target.exists() or (anchor and known and anchor not in known.anchors):
+                missing.append((name, url))
+    assert missing == []
+
+
+def test_pages_teach_and_do_not_show_the_machinery(pages):
+    for name, page in pages.items():
+        if not name.startswith(("api/", "_")):
+            assert not re.search(r"^#\| ?(export|hide|default_exp|echo)", page.text, flags=re.M), name
+            assert "Traceback (most recent call last)" not in page.text or name == "01_stage.html", name
+
+
+def test_search_and_dark_mode(site, pages):
+    index = (site[0] / "index.html").read_text(encoding="utf-8")
+    assert "theme-switch" in index and "search" in index and (site[0] / "searchindex.js").stat().st_size > 10_000
+
+
+def test_the_reference_shows_signatures_docstrings_and_source(pages):
+    page = pages["api/retinalogos.config.html"]
+    assert "atomic_path" in page.text and "moved into place when the block ends well" in page.text
+    assert any("_modules/retinalogos/config.html#" in link for link in page.links)
+
+
+def test_a_results_page_that_fails_stops_the_build(tmp_path):
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+    for folder in ("docs", "nbs/results", "retinalogos"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", dirs_exist_ok=True)
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# Index")]), tmp_path / "nbs/index.ipynb")
+    nbformat.write(new_notebook(cells=[new_code_cell("open('data/results/summary.json')")]), tmp_path / "nbs/results/00_summary.ipynb")
+    done = subprocess.run([sys.executable, "docs/build.py"], cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 2 and "error: nbs/results/00_summary.ipynb: " in done.stderr and "No such file" in done.stderr
+    assert not (tmp_path / "_site").exists()
