@@ -164,10 +164,8 @@ class CaptionsSection(Section):
 # %% ../nbs/00_config.ipynb #1be71d63
 class EncodersSection(Section):
     "VAE, tokenizer, text encoder and CLIP: named pretrained weights, or trained small from nothing."
-    pretrained_vae: str | None = Field(description="hub name or folder of an AutoencoderKL; null trains a small one")
-    vae_channels: list[PositiveInt] = Field(description="width of the VAE at each level; each level halves the image")
-    latent_channels: PositiveInt = Field(description="channels of the latent image")
-    kl_weight: float = Field(ge=0, description="weight of the KL term in the VAE loss")
+    pretrained_vae: str | None = Field(description="hub name or folder of an AutoencoderKL or AutoencoderDC; null fits a small one")
+    latent_channels: PositiveInt = Field(description="channels of the latent image of the small autoencoder")
     vae_steps: PositiveInt
     vae_batch_size: PositiveInt
     vae_lr: PositiveFloat

@@ -17,7 +17,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import ResNetConfig, ResNetModel, ResNetPreTrainedModel
 
 from .intervals import bootstrap_interval, wilson_interval

@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator, default_rng
 from scipy.interpolate import CubicSpline
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .records import DR_GRADES, LESIONS, EyeRecord, Findings
 

@@ -7,9 +7,10 @@ __all__ = ['SPECIAL_TOKENS', 'AUTOENCODERS', 'to_tensor', 'resize', 'to_images',
            'principal_components', 'set_principal_components', 'encode_images', 'decode_latents', 'psnr',
            'reconstruction_loss', 'train_decoder', 'train_tokenizer', 'build_language_model', 'train_language_model',
            'encode_prompts', 'build_clip', 'train_clip', 'clip_features_images', 'clip_features_texts', 'clip_scores',
-           'save_encoders', 'load_autoencoder', 'load_text_encoder', 'load_clip']
+           'save_encoders', 'load_autoencoder', 'load_text_encoder', 'load_clip', 'make_autoencoder',
+           'make_text_encoder', 'make_clip']
 
-# %% ../../nbs/training/00_encoders.ipynb #0b6a4352
+# %% ../../nbs/training/00_encoders.ipynb #48086da1
 import json
 from pathlib import Path
 
@@ -19,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderDC, AutoencoderKL
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
-from ..config import UserError
+from ..config import UserError, write_json
 
 # %% ../../nbs/training/00_encoders.ipynb #20ed59e4
 def to_tensor(images):
@@ -164,7 +166,7 @@ def psnr(images, reference):
     error = ((images.astype(np.float32) - reference.astype(np.float32)) / 255) ** 2
     return float(np.mean(-10 * np.log10(error.mean(axis=(1, 2, 3)) + 1e-10)))
 
-# %% ../../nbs/training/00_encoders.ipynb #288cc6a0
+# %% ../../nbs/training/00_encoders.ipynb #ab22da84
 def reconstruction_loss(output, target):
     "Mean absolute error of values and of first differences along both axes."
     error = output - target
@@ -173,11 +175,11 @@ def reconstruction_loss(output, target):
 
 def train_decoder(autoencoder, images, steps, batch_size, lr, seed, latent_noise=0.05, progress=True):
     "Train the decoder of `autoencoder` in place on uint8 images; returns the loss of each step (list of floats)."
-    latents = encode_images(autoencoder, images)
+    latents, device = encode_images(autoencoder, images), autoencoder.device
 
     def loss_of_batch(index, generator):
         noise = latent_noise * torch.randn(latents[index].shape, generator=generator)
-        return reconstruction_loss(autoencoder.decode(latents[index] + noise).sample, to_tensor(images[index.numpy()]))
+        return reconstruction_loss(autoencoder.decode((latents[index] + noise).to(device)).sample, to_tensor(images[index.numpy()]).to(device))
 
     return fit(autoencoder.decoder.parameters(), loss_of_batch, len(images), steps, batch_size, lr, seed, "decoder", progress)
 
@@ -199,7 +201,7 @@ def train_tokenizer(captions, vocab_size=1024, max_tokens=64):
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
         padding_side="right", model_max_length=max_tokens)
 
-# %% ../../nbs/training/00_encoders.ipynb #703ad9bf
+# %% ../../nbs/training/00_encoders.ipynb #5c16bc5f
 def build_language_model(tokenizer, dim=128, layers=3, heads=4):
     "A small `GemmaForCausalLM` for the vocabulary of `tokenizer`."
     return GemmaForCausalLM(GemmaConfig(
@@ -213,9 +215,10 @@ def train_language_model(model, tokenizer, captions, steps, batch_size, lr, seed
     "Next-token training of `model` in place on `captions` (list of str); returns the loss of each step."
     tokens = tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
     labels = tokens.input_ids.masked_fill(tokens.attention_mask == 0, -100)
+    columns = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "labels": labels}
 
     def loss_of_batch(index, generator):
-        return model(input_ids=tokens.input_ids[index], attention_mask=tokens.attention_mask[index], labels=labels[index]).loss
+        return model(**{name: column[index].to(model.device) for name, column in columns.items()}).loss
 
     return fit(model.parameters(), loss_of_batch, len(labels), steps, batch_size, lr, seed, "text encoder", progress)
 
@@ -239,7 +242,7 @@ def encode_prompts(tokenizer, text_encoder, prompts, max_tokens=256, batch_size=
         embeddings.append(out.hidden_states[-2].float().cpu())
     return torch.cat(embeddings), tokens.attention_mask, sum(length > max_tokens for length in lengths)
 
-# %% ../../nbs/training/00_encoders.ipynb #1058d2c1
+# %% ../../nbs/training/00_encoders.ipynb #8dde39c5
 def build_clip(tokenizer, image_size=128, dim=128, layers=3):
     "A small `CLIPModel` with 16-pixel patches and the vocabulary of `tokenizer`."
     size = dict(hidden_size=dim, intermediate_size=4 * dim, num_hidden_layers=layers, num_attention_heads=dim // 32)
@@ -252,10 +255,12 @@ def build_clip(tokenizer, image_size=128, dim=128, layers=3):
 def train_clip(clip, tokenizer, images, captions, steps, batch_size, lr, seed, progress=True):
     "Contrastive training of `clip` in place on uint8 images and their captions; returns the loss of each step."
     tokens = tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
+    side, device = clip.config.vision_config.image_size, clip.device
 
     def loss_of_batch(index, generator):
-        return clip(input_ids=tokens.input_ids[index], attention_mask=tokens.attention_mask[index],
-                    pixel_values=to_tensor(resize(images[index.numpy()], clip.config.vision_config.image_size)), return_loss=True).loss
+        pixels = to_tensor(resize(images[index.numpy()], side)).to(device)
+        text = {name: tokens[name][index].to(device) for name in ("input_ids", "attention_mask")}
+        return clip(**text, pixel_values=pixels, return_loss=True).loss
 
     return fit(clip.parameters(), loss_of_batch, len(images), steps, batch_size, lr, seed, "CLIP", progress)
 
@@ -293,7 +298,7 @@ def clip_scores(clip, images, texts):
     "CLIP score of each pair, float32 `[N]`: 100 times the cosine, at least 0."
     return 100 * np.maximum((clip_features_images(clip, images) * clip_features_texts(clip, texts)).sum(1), 0)
 
-# %% ../../nbs/training/00_encoders.ipynb #91c92c57
+# %% ../../nbs/training/00_encoders.ipynb #4e31bb51
 def save_encoders(folder, autoencoder, tokenizer, text_encoder, clip, clip_tokenizer=None):
     "Write the four encoders under `folder`."
     folder = Path(folder)
@@ -302,36 +307,77 @@ def save_encoders(folder, autoencoder, tokenizer, text_encoder, clip, clip_token
     text_encoder.save_pretrained(folder / "text_encoder")
     clip.save_pretrained(folder / "clip")
     (clip_tokenizer or tokenizer).save_pretrained(folder / "clip")
+    mean, std = _normalisation(clip)
+    write_json(folder / "clip/preprocessor_config.json", {"image_mean": mean, "image_std": std})
 
-# %% ../../nbs/training/00_encoders.ipynb #d415bdac
+# %% ../../nbs/training/00_encoders.ipynb #934441b3
 AUTOENCODERS = {"AutoencoderDC": AutoencoderDC, "AutoencoderKL": AutoencoderKL}
 
 
-def _existing(folder, what):
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{what}: there is no config.json in {folder}; run the encoders stage, or name a folder with weights")
-    return Path(folder)
+def _open(what, load, name, **options):
+    "`load(name)` with safetensors only, frozen; UserError where `name` is neither a folder with weights nor to be had from the hub."
+    try:
+        return load(name, use_safetensors=True, **options).eval().requires_grad_(False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what}: no weights in {name} ({str(error).splitlines()[0]}). Name a folder with config.json and safetensors, "
+                        "or a model of the hub: it is fetched when HF_HUB_OFFLINE=0 is set") from None
 
 
-def load_autoencoder(folder):
-    "The autoencoder saved in `folder`, an `AutoencoderDC` or `AutoencoderKL`, in evaluation mode."
-    name = json.loads((_existing(folder, "autoencoder") / "config.json").read_text())["_class_name"]
-    if name not in AUTOENCODERS:
-        raise UserError(f"autoencoder: {folder} holds a {name}; known are {', '.join(AUTOENCODERS)}")
-    return AUTOENCODERS[name].from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+def load_autoencoder(name):
+    "The autoencoder in a folder or of that hub name, an `AutoencoderDC` or `AutoencoderKL`, frozen."
+    try:
+        kind = AutoencoderKL.load_config(name)["_class_name"]
+    except OSError as error:
+        raise UserError(f"autoencoder: no config.json in {name} ({str(error).splitlines()[0]}); run the encoders stage, "
+                        "or name a folder or hub model with weights (HF_HUB_OFFLINE=0 to fetch it)") from None
+    if kind not in AUTOENCODERS:
+        raise UserError(f"autoencoder: {name} holds a {kind}; known are {', '.join(AUTOENCODERS)}")
+    return _open("autoencoder", AUTOENCODERS[kind].from_pretrained, name)
 
-# %% ../../nbs/training/00_encoders.ipynb #22da09df
-def load_text_encoder(folder, tokenizer_folder):
-    "(tokenizer, text encoder in evaluation mode); any decoder-only model that `AutoModel` opens."
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+# %% ../../nbs/training/00_encoders.ipynb #6d3d0454
+def load_text_encoder(name, tokenizer_name=None):
+    "(tokenizer, frozen text encoder) of a folder or hub name; any decoder-only model that `AutoModel` opens."
+    text_encoder = _open("text encoder", AutoModel.from_pretrained, name)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name)
     tokenizer.padding_side = "right"
-    return tokenizer, AutoModel.from_pretrained(_existing(folder, "text encoder"), use_safetensors=True).eval().requires_grad_(False)
+    return tokenizer, text_encoder
 
 
-def load_clip(folder):
-    "(CLIP in evaluation mode, its tokenizer); a preprocessor_config.json beside it gives the normalisation of pixels."
-    model = CLIPModel.from_pretrained(_existing(folder, "CLIP"), use_safetensors=True).eval().requires_grad_(False)
-    settings = Path(folder) / "preprocessor_config.json"
-    if settings.is_file():
-        model.image_mean, model.image_std = (json.loads(settings.read_text())[key] for key in ("image_mean", "image_std"))
-    return model, AutoTokenizer.from_pretrained(folder)
+def load_clip(name):
+    "(frozen CLIP, its tokenizer) of a folder or hub name; the preprocessor_config.json beside it says how pixels are normalised."
+    model = _open("CLIP", CLIPModel.from_pretrained, name)
+    settings = json.loads(Path(cached_file(name, "preprocessor_config.json")).read_text())
+    model.image_mean, model.image_std = settings["image_mean"], settings["image_std"]
+    return model, AutoTokenizer.from_pretrained(name)
+
+# %% ../../nbs/training/00_encoders.ipynb #c9a09c20
+def make_autoencoder(name, images, latent_channels, steps, batch_size, lr, seed, device="cpu"):
+    "(autoencoder, losses): pretrained `name`, or a small one fitted to uint8 `images` `[N, H, W, 3]`."
+    if name:
+        return load_autoencoder(name).to(device), []
+    torch.manual_seed(seed)
+    some = np.random.default_rng(seed).permutation(len(images))[:1000]
+    autoencoder = set_principal_components(build_autoencoder(latent_channels), images[np.sort(some)]).to(device)
+    return autoencoder, train_decoder(autoencoder, images, steps, batch_size, lr, seed)
+
+
+def make_text_encoder(name, captions, vocab_size, max_tokens, dim, layers, heads, steps, batch_size, lr, seed, device="cpu"):
+    "(tokenizer, text encoder, losses): pretrained `name`, or small ones learnt from `captions` (list of str)."
+    if name:
+        tokenizer, text_encoder = load_text_encoder(name)
+        return tokenizer, text_encoder.to(device), []
+    tokenizer = train_tokenizer(captions, vocab_size, max_tokens)
+    torch.manual_seed(seed)
+    model = build_language_model(tokenizer, dim, layers, heads).to(device)
+    losses = train_language_model(model, tokenizer, captions, steps, batch_size, lr, seed)
+    return tokenizer, model.model, losses
+
+
+def make_clip(name, tokenizer, images, captions, dim, layers, steps, batch_size, lr, seed, device="cpu"):
+    "(CLIP, its tokenizer, losses): pretrained `name`, or a small one trained on pairs of uint8 `images` and `captions`."
+    if name:
+        clip, clip_tokenizer = load_clip(name)
+        return clip.to(device), clip_tokenizer, []
+    torch.manual_seed(seed)
+    clip = build_clip(tokenizer, images.shape[1], dim, layers).to(device)
+    return clip, tokenizer, train_clip(clip, tokenizer, images, captions, steps, batch_size, lr, seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, LuminaPipeline
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..config import UserError, stage_folder
 from .encoders import decode_latents, encode_prompts

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from diffusers import LuminaNextDiT2DModel
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from diffusers.training_utils import EMAModel
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..config import UserError
 from .encoders import encode_images, encode_prompts
