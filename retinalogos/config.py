@@ -226,6 +226,8 @@ class PurifySection(Section):
 class SampleSection(Section):
     "Images drawn from the finished generator."
     n_images: PositiveInt = Field(description="test captions turned into images")
+    n_balanced: PositiveInt = Field(description="images that go through grades, eyes and glaucoma evenly, to train classifiers on")
+    n_per_disease: PositiveInt = Field(description="images of each disease")
     guidance_scale: float = Field(ge=1, description="classifier-free guidance; 1 is none")
     num_inference_steps: PositiveInt = Field(description="Euler steps")
     batch_size: PositiveInt
@@ -271,7 +273,11 @@ class ReaderStudySection(Section):
 class AblationSection(Section):
     "The paper's ablation rows, each a short training run."
     steps: PositiveInt = Field(description="training steps of each row")
+    batch_size: PositiveInt
+    lr: PositiveFloat
     n_images: PositiveInt = Field(description="images sampled for each row")
+    guidance_scale: float = Field(ge=1)
+    num_inference_steps: PositiveInt
 
 # %% ../nbs/00_config.ipynb #65ee0cdf
 class SummarySection(Section):

@@ -7,7 +7,7 @@ __all__ = ['SPECIAL_TOKENS', 'AUTOENCODERS', 'to_tensor', 'resize', 'to_images',
            'principal_components', 'set_principal_components', 'encode_images', 'decode_latents', 'psnr',
            'reconstruction_loss', 'train_decoder', 'train_tokenizer', 'build_language_model', 'train_language_model',
            'encode_prompts', 'build_clip', 'train_clip', 'clip_features_images', 'clip_features_texts', 'clip_scores',
-           'save_encoders', 'load_autoencoder', 'load_text_encoder', 'load_clip', 'make_autoencoder',
+           'save_encoders', 'load_autoencoder', 'load_text_encoder', 'load_clip', 'load_encoders', 'make_autoencoder',
            'make_text_encoder', 'make_clip']
 
 # %% ../../nbs/training/00_encoders.ipynb #48086da1
@@ -201,13 +201,13 @@ def train_tokenizer(captions, vocab_size=1024, max_tokens=64):
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
         padding_side="right", model_max_length=max_tokens)
 
-# %% ../../nbs/training/00_encoders.ipynb #5c16bc5f
+# %% ../../nbs/training/00_encoders.ipynb #0e4fc643
 def build_language_model(tokenizer, dim=128, layers=3, heads=4):
     "A small `GemmaForCausalLM` for the vocabulary of `tokenizer`."
     return GemmaForCausalLM(GemmaConfig(
         vocab_size=len(tokenizer), hidden_size=dim, intermediate_size=4 * dim, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, head_dim=dim // heads,
-        max_position_embeddings=tokenizer.model_max_length, pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=tokenizer.model_max_length, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
 
 
@@ -334,7 +334,7 @@ def load_autoencoder(name):
         raise UserError(f"autoencoder: {name} holds a {kind}; known are {', '.join(AUTOENCODERS)}")
     return _open("autoencoder", AUTOENCODERS[kind].from_pretrained, name)
 
-# %% ../../nbs/training/00_encoders.ipynb #6d3d0454
+# %% ../../nbs/training/00_encoders.ipynb #616446bf
 def load_text_encoder(name, tokenizer_name=None):
     "(tokenizer, frozen text encoder) of a folder or hub name; any decoder-only model that `AutoModel` opens."
     text_encoder = _open("text encoder", AutoModel.from_pretrained, name)
@@ -349,6 +349,12 @@ def load_clip(name):
     settings = json.loads(Path(cached_file(name, "preprocessor_config.json")).read_text())
     model.image_mean, model.image_std = settings["image_mean"], settings["image_std"]
     return model, AutoTokenizer.from_pretrained(name)
+
+
+def load_encoders(folder, device="cpu"):
+    "(autoencoder, tokenizer, text encoder) that `save_encoders` wrote under `folder`: what the generator needs."
+    tokenizer, text_encoder = load_text_encoder(f"{folder}/text_encoder", f"{folder}/tokenizer")
+    return load_autoencoder(f"{folder}/vae").to(device), tokenizer, text_encoder.to(device)
 
 # %% ../../nbs/training/00_encoders.ipynb #c9a09c20
 def make_autoencoder(name, images, latent_channels, steps, batch_size, lr, seed, device="cpu"):

@@ -1,0 +1,125 @@
+"""Every stage, end to end, small: simulated eyes through all stages, real photographs through training to samples."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from retinalogos.config import STAGES, overlay, read_yaml
+from retinalogos.stage import run_stage
+
+ROOT = Path(__file__).parent.parent
+REAL = ROOT.parent / "shared/realdata/odir_256"
+TINY = {
+    "base": {"low_resolution": 32, "high_resolution": 64},
+    "dataset": {"n_patients": 70, "render_size": 64},
+    "encoders": {"vae_steps": 3, "text_steps": 3, "clip_steps": 3, "text_dim": 32, "text_heads": 2, "clip_dim": 64, "clip_layers": 1},
+    "pretrain": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "steps": 30, "checkpoint_every": 10},
+    "finetune": {"steps": 10, "checkpoint_every": 5},
+    "sample": {"n_images": 20, "n_balanced": 20, "n_per_disease": 2, "strip_seeds": 1, "num_inference_steps": 2},
+    "readers": {"steps": 5}, "fidelity": {"bootstrap": 5}, "adherence": {"bootstrap": 5}, "memorisation": {"bootstrap": 5},
+    "downstream": {"n_real": 20, "n_synthetic": 20, "seeds": 3, "steps": 3}, "reader_study": {"n_images": 8},
+    "ablation": {"steps": 4, "n_images": 10, "num_inference_steps": 2},
+}
+
+
+def make_project(folder, *overlays):
+    shutil.copytree(ROOT / "nbs/stages", folder / "nbs/stages")
+    content = read_yaml(ROOT / "params.yaml")
+    for layer in (*overlays, TINY):
+        overlay(content, layer)
+    YAML().dump(content, folder / "params.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    project = make_project(tmp_path_factory.mktemp("simulated"))
+    for stage in STAGES:
+        run_stage(stage, project)
+    return project
+
+
+def test_every_declared_output_is_written(finished):
+    declared = YAML(typ="safe").load(ROOT / "dvc.yaml")
+    outs = [next(iter(o)) if isinstance(o, dict) else o for stage in declared["stages"].values() for o in stage["outs"]]
+    assert [o for o in [*outs, *declared["metrics"]] if not (finished / o).exists()] == []
+
+
+def test_the_summary_has_the_promised_names(finished):
+    summary = json.loads((finished / "data/results/summary.json").read_text())
+    assert set(summary["adherence"]) == {"laterality_accuracy", "dr_spearman"}
+    assert set(summary["fidelity"]["fid"]) == {"floor", "untrained", "pretrain", "finetune"}
+    assert set(summary["purification"]) == {"precision", "recall"} and "nearest_ratio" in summary["memorisation"]
+    for task in ("dr_grading", "glaucoma"):
+        for condition in ("real_only", "real_plus_synthetic"):
+            assert {"mean", "low", "high"} <= set(summary["downstream"][task][condition])
+    assert set(summary["run"]) == {"seconds", "peak_memory_gb", "cores"}
+
+
+def test_purification_drops_every_caption_found_false(finished):
+    scores = pd.read_parquet(finished / "data/purified/scores.parquet")
+    examination = pd.read_parquet(finished / "data/captions/examination.parquet").set_index("image_id")
+    records = pd.read_parquet(finished / "data/dataset/records.parquet")
+    assert set(scores.image_id) == set(records.image_id[records.split == "train"])
+    assert not examination.faithful[scores.image_id[~examination.faithful[scores.image_id].to_numpy()]].any()
+    assert not scores.kept[~examination.faithful[scores.image_id].to_numpy()].any() and scores.reason[~scores.kept].ne("").all()
+
+
+def test_samples_keep_prompt_seed_and_target(finished):
+    samples = pd.read_parquet(finished / "data/samples/samples.parquet")
+    assert set(samples.checkpoint) == {"untrained", "pretrain", "finetune"}
+    by_prompt = samples[samples.group == "test_prompts"].groupby(["prompt", "image_id"])
+    assert by_prompt.size().eq(3).all() and by_prompt.seed.nunique().eq(1).all(), "each checkpoint gets the same prompts and seeds"
+    assert set(samples.image_id[samples.group == "test_prompts"]).isdisjoint(
+        pd.read_parquet(finished / "data/purified/scores.parquet").image_id), "no prompt comes from a training photograph"
+
+
+@pytest.mark.parametrize("checkpoint, side", [("pretrain", 32), ("finetune", 64)])
+def test_plain_diffusers_opens_the_checkpoint(finished, checkpoint, side):
+    code = ("import sys\nfrom diffusers import DiffusionPipeline\n"
+            f"pipeline = DiffusionPipeline.from_pretrained('data/checkpoints/{checkpoint}')\n"
+            "image = pipeline('left eye, severe non-proliferative diabetic retinopathy', num_inference_steps=2).images[0]\n"
+            f"assert image.size == ({side}, {side}), image.size\nassert not any(m.startswith('retinalogos') for m in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=finished, text=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def weights(project, checkpoint="pretrain"):
+    return (project / f"data/checkpoints/{checkpoint}/transformer/diffusion_pytorch_model.safetensors").read_bytes()
+
+
+def test_a_killed_training_ends_with_the_same_weights(finished, tmp_path):
+    project = tmp_path / "killed"
+    shutil.copytree(finished, project)
+    expected, state = weights(finished), project / "data/run/pretrain.pt"
+    shutil.rmtree(project / "data/checkpoints")
+    process = subprocess.Popen([sys.executable, "-m", "retinalogos.stage", "pretrain"], cwd=project, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert state.exists() and not (project / "data/checkpoints/pretrain").exists(), "killed before the first state or after the end"
+    run_stage("pretrain", project)
+    assert weights(project) == expected and not state.exists()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real photographs on this machine")
+def test_real_photographs_run_from_dataset_to_sample(tmp_path, monkeypatch):
+    monkeypatch.setenv("RETINALOGOS_DATA_ODIR", str(REAL))
+    project = make_project(tmp_path / "real", read_yaml(ROOT / "presets/odir.yaml"), {"dataset": {"max_images": 80}})
+    for stage in STAGES[:STAGES.index("sample") + 1]:
+        run_stage(stage, project)
+    assert json.loads((project / "data/results/purification.json").read_text())["source"] == ["odir"]
+    samples = pd.read_parquet(project / "data/samples/samples.parquet")
+    assert (samples.checkpoint == "finetune").sum() > 20
+    assert set(pd.read_parquet(project / "data/dataset/records.parquet").source) == {"odir"}
