@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from textwrap import fill
 
-from .config import (STAGES, UserError, apply_preset, load_params, load_preset, presets, project_root, read_yaml)
+from .config import (STAGES, UserError, apply_preset, load_params, load_preset, pick_device, presets, project_root, read_yaml)
 
 # %% ../nbs/02_cli.ipynb #8fb87281
 def grid_requests(prompts: list[str], n: int, seed: int) -> tuple[list[str], list[int]]:
@@ -52,7 +52,7 @@ def generate_command(args) -> None:
     checkpoint = find_checkpoint(args.checkpoint)
     from retinalogos.training.sample import generate, load_checkpoint
     from retinalogos.data.figures import save_figure
-    images = generate(load_checkpoint(checkpoint), prompts, seeds, **sampling_choices(args.guidance, args.steps))
+    images = generate(load_checkpoint(checkpoint, pick_device()), prompts, seeds, **sampling_choices(args.guidance, args.steps))
     save_figure(draw_grid(images, args.prompt, seeds[:args.n]), out, max_kilobytes=float("inf"))
     print(out)
 

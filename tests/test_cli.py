@@ -93,7 +93,7 @@ def sampled(project, monkeypatch):
         calls.append((prompts, seeds, choices))
         return np.stack([np.full((32, 32, 3), 40 * seed, np.uint8) for seed in seeds])
 
-    monkeypatch.setattr(sample, "load_checkpoint", lambda folder: folder)
+    monkeypatch.setattr(sample, "load_checkpoint", lambda folder, device: folder)
     monkeypatch.setattr(sample, "generate", paint)
     monkeypatch.chdir(project)
     return calls, ["generate", "left eye", "right eye", "-n", "3", "--seed", "2", "--checkpoint", "model"]

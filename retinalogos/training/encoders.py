@@ -10,14 +10,16 @@ __all__ = ['SPECIAL_TOKENS', 'AUTOENCODERS', 'to_tensor', 'resize', 'to_images',
            'save_encoders', 'load_autoencoder', 'load_text_encoder', 'load_clip', 'load_encoders', 'make_autoencoder',
            'make_text_encoder', 'make_clip']
 
-# %% ../../nbs/training/00_encoders.ipynb #48086da1
+# %% ../../nbs/training/00_encoders.ipynb #01b35b37
 import json
 from pathlib import Path
 
 import cv2
+import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from diffusers import AutoencoderDC, AutoencoderKL
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tqdm import tqdm
@@ -25,6 +27,10 @@ from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, GemmaC
 from transformers.utils import cached_file
 
 from ..config import UserError, write_json
+
+# %% ../../nbs/training/00_encoders.ipynb #9b579001
+diffusers.utils.logging.disable_progress_bar()  # bars for loading seconds' worth of weights would be kept in every executed notebook
+transformers.utils.logging.disable_progress_bar()
 
 # %% ../../nbs/training/00_encoders.ipynb #20ed59e4
 def to_tensor(images):

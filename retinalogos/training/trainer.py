@@ -39,10 +39,10 @@ def build_transformer(latent_channels, text_dim, image_size, hidden_size, num_la
         num_layers=num_layers, num_attention_heads=num_heads, num_kv_heads=num_kv_heads, multiple_of=32,
         cross_attention_dim=text_dim, learn_sigma=True, qk_norm=True)
 
-# %% ../../nbs/training/02_trainer.ipynb #058087f6
+# %% ../../nbs/training/02_trainer.ipynb #e43bfcdb
 @torch.no_grad()
 def initialise(transformer, seed):
-    "Xavier weights; modulation and output zero. In place; returns the transformer."
+    "Xavier weights; scales and output zero, gates open. In place; returns the transformer."
     generator = torch.Generator().manual_seed(seed)
     for module in transformer.modules():
         if isinstance(module, torch.nn.Linear):
@@ -51,7 +51,9 @@ def initialise(transformer, seed):
                 module.bias.zero_()
     for layer in transformer.layers:
         layer.norm1.linear.weight.zero_()
-        layer.norm1.linear.bias.fill_(0)
+        _, attention_gate, _, feed_forward_gate = layer.norm1.linear.bias.chunk(4)
+        attention_gate.fill_(1)
+        feed_forward_gate.fill_(1)
         layer.gate.fill_(0.5)
     transformer.norm_out.linear_1.weight.zero_()
     transformer.norm_out.linear_2.weight.zero_()
