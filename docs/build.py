@@ -141,7 +141,9 @@ def build(root: Path, out: Path, pages: Path, *options: str) -> int:
     write_index(root, pages, write_notebooks(root, pages))
     write_api(root, pages)
     shutil.rmtree(out, ignore_errors=True)
-    return sphinx(["-q", "-E", "-c", str(root / "docs"), "-d", str(pages / ".doctrees"), *options, str(pages), str(out)])
+    status = sphinx(["-q", "-E", "-c", str(root / "docs"), "-d", str(pages / ".doctrees"), *options, str(pages), str(out)])
+    shutil.rmtree(out.parent / "jupyter_execute", ignore_errors=True)  # copies of the notebooks that myst-nb leaves beside the site
+    return status
 
 
 if __name__ == "__main__":
