@@ -62,13 +62,13 @@ def kept_ids(table: pd.DataFrame) -> list[str]:
     return kept
 
 # %% ../../nbs/training/03_purify.ipynb #190ee481
-def trade_off(table: pd.DataFrame, planted, use_rule=True, quantiles=(0.0, 0.02, 0.05, 0.1, 0.2, 0.3)) -> pd.DataFrame:
+def trade_off(table: pd.DataFrame, planted, rule_threshold=0.5, quantiles=(0.0, 0.02, 0.05, 0.1, 0.2, 0.3)) -> pd.DataFrame:
     """Kept share and planted share of the kept pairs for each CLIP quantile; columns clip_quantile, kept, errors_left.
 
-    `table` as `purify` gives it, `planted` one bool a pair.
+    `table` as `purify` gives it, `planted` one bool a pair; a `rule_threshold` of 0 leaves the rule out.
     """
     planted, rows = np.asarray(planted, bool), []
     for quantile in quantiles:
-        kept = (table["clip_rank"] >= quantile).to_numpy() & ((table["rule_score"] >= 0.5).to_numpy() | (not use_rule))
+        kept = (table["clip_rank"] >= quantile).to_numpy() & (table["rule_score"] >= rule_threshold).to_numpy()
         rows.append({"clip_quantile": quantile, "kept": kept.mean(), "errors_left": planted[kept].mean() if kept.any() else 0.0})
     return pd.DataFrame(rows)
