@@ -157,7 +157,7 @@ class Prompt:
         """Room for the longest accepted answer: three tokens a word, and the JSON around it."""
         return 3 * self.most + 128
 
-# %% ../../nbs/captions/02_prompts.ipynb #b3ef0264
+# %% ../../nbs/captions/02_prompts.ipynb #312b451b
 def load_prompt(version: str, style: str, max_words: int | None = None) -> Prompt:
     """The prompt `version` in `style` ("short" or "long"); `max_words` lowers or raises the style's own limit.
 
@@ -170,7 +170,7 @@ def load_prompt(version: str, style: str, max_words: int | None = None) -> Promp
     if style not in styles: raise UserError(f"captions.style '{style}' is unknown{did_you_mean(style, styles)}")
     told, least, most = styles[style]
     most = max_words or most
-    if most < 2 * least: raise UserError(f"captions.max_words {most} is too few for the {style} style: at least {2 * least}")
+    if most < 1.5 * least: raise UserError(f"captions.max_words {most} is too few for the {style} style: at least {round(1.5 * least)}")
     margin = (most - least) // 8
     system = system.format(style=told, ask_least=least + margin, ask_most=most - margin, keys=", ".join(Answer.model_fields))
     return Prompt(version, style, least, most, system, template)
