@@ -342,9 +342,9 @@ class OpenAIBackend:
             line.stop()
             thread.join()
 
-# %% ../../nbs/captions/03_backends.ipynb #3f7881fb
+# %% ../../nbs/captions/03_backends.ipynb #4b52ca5c
 class Line:
-    """The requests of one run: `concurrency` workers that share a client and what the server last said."""
+    """The requests of one run, `concurrency` at a time, by twice as many workers: one reads or pauses while another asks."""
 
     def __init__(self, backend: OpenAIBackend, jobs: Iterator[Job], give):
         self.backend, self.jobs, self.give = backend, jobs, give
@@ -366,11 +366,11 @@ class Line:
 
     async def work(self):
         """Run the workers; the first exception of one of them ends all."""
-        one, self.drawing = self.backend, asyncio.Lock()
+        one, self.drawing, self.slots = self.backend, asyncio.Lock(), asyncio.Semaphore(self.backend.concurrency)
         limits = httpx.Limits(max_connections=one.concurrency, max_keepalive_connections=one.concurrency)
         async with httpx.AsyncClient(headers=authorisation(one.key), limits=limits, timeout=one.timeout) as self.client:
             async with asyncio.TaskGroup() as group:
-                for _ in range(one.concurrency): group.create_task(self.worker())
+                for _ in range(2 * one.concurrency): group.create_task(self.worker())
 
     async def worker(self):
         """Draw a job, finish it, draw the next."""
@@ -383,9 +383,10 @@ class Line:
         """Ask until there is a caption, or until it has to be given up."""
         tried, refused, busy, begun = Result(job), "", 0, time.monotonic()
         while True:
-            start = await self.wait_for_server()
             try:
-                answer = await self.ask(tried, refused)
+                async with self.slots:
+                    start = await self.wait_for_server()
+                    answer = await self.ask(tried, refused)
                 tried = judge(tried, *answer, time.monotonic() - start, self.backend.prompt)
                 refused = tried.error
             except (ServerBusy, ImageFault) as error:
