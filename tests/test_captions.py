@@ -137,10 +137,11 @@ class Faulty:
             self.asked[number] += 1
             draw = hashlib.sha256(f"{number} {self.asked[number]}".encode()).digest()
         kind = draw[1] % 7 if draw[0] < 51 else 4 if number < HOPELESS else None
+        kind = 2 if kind == 3 and draw[2] > 64 else kind  # few of those for which the client waits in vain
         good = say(f"{EYE[asked_record(body)['Eye']]} with clear media, picture number {number}")
         with self.lock:
             (self.good if kind is None else self.faults)[number if kind is None else kind] += 1
-        time.sleep(.01 if kind != 3 else .8)  # 3: longer than the client waits
+        time.sleep(.01 if kind != 3 else 4)  # 3: longer than the client waits
         return [(429, b"slow down", {}), (429, b"slow down", {"Retry-After": "0.02"}), (500, b"oops", {}), (200, good, {}),
                 (200, good[:-30], {}), (200, b'{"choices": [{"mess', {"Content-Length": 900}), (200, b"<html>", {}), (200, good, {})][7 if kind is None else kind]
 
@@ -155,7 +156,7 @@ def test_faults_and_kills_lose_nothing_and_repeat_nothing(tmp_path):
     make_project(tmp_path, backend="openai", model="tiny")
     faulty, journal = Faulty(), tmp_path / JOURNAL
     with Server(faulty.answer) as server:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "RETINALOGOS_CAPTIONS_SERVER": server.address, "RETINALOGOS_CAPTIONS_TIMEOUT": "0.5",
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "RETINALOGOS_CAPTIONS_SERVER": server.address, "RETINALOGOS_CAPTIONS_TIMEOUT": "3",
                                     "RETINALOGOS_CAPTIONS_CONCURRENCY": str(CONCURRENCY)}
         for enough in (300, 800, 1400, None):
             before = count_lines(journal)
@@ -204,7 +205,7 @@ def test_two_processes_share_the_work(tmp_path):
     with Server(lambda body: (200, say("right eye with clear media and a round disc"), {})) as server:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "RETINALOGOS_CAPTIONS_SERVER": server.address, "WORLD_SIZE": "2"}
         clients = [subprocess.Popen([sys.executable, "-m", "retinalogos.captions.run"], cwd=tmp_path, env=environment | {"RANK": str(rank)}) for rank in (0, 1)]
-        assert [client.wait(60) for client in clients] == [0, 0]
+        assert [client.wait(300) for client in clients] == [0, 0]
     files = sorted((tmp_path / JOURNAL).glob("*.jsonl"))
     assert len(files) == 2 and all(count > 10 for count in map(lambda f: f.read_bytes().count(b"\n"), files))
     assert sorted(row["image_id"] for row in read_journal(tmp_path / JOURNAL)) == [f"eye-{k:05d}" for k in range(60)]

@@ -342,7 +342,7 @@ class OpenAIBackend:
             line.stop()
             thread.join()
 
-# %% ../../nbs/captions/03_backends.ipynb #4b52ca5c
+# %% ../../nbs/captions/03_backends.ipynb #2671d24c
 class Line:
     """The requests of one run, `concurrency` at a time, by twice as many workers: one reads or pauses while another asks."""
 
@@ -356,7 +356,8 @@ class Line:
         self.task = self.loop.create_task(self.work())
         try: self.give(self.loop.run_until_complete(self.task))
         except asyncio.CancelledError: self.give(None)
-        except BaseExceptionGroup as group: self.give(group.exceptions[0])  # raised again in the thread that reads the results
+        except BaseException as error:  # raised again in the thread that reads the results
+            self.give(error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error)
         finally: self.loop.close()
 
     def stop(self):
@@ -385,7 +386,9 @@ class Line:
         while True:
             try:
                 async with self.slots:
+                    before = time.monotonic()
                     start = await self.wait_for_server()
+                    begun += start - before
                     answer = await self.ask(tried, refused)
                 tried = judge(tried, *answer, time.monotonic() - start, self.backend.prompt)
                 refused = tried.error
@@ -412,7 +415,7 @@ class Line:
         """Send one request: (text, prompt tokens, answer tokens). `refused` is why the last answer was not taken, or ""."""
         one = self.backend
         picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(tried.job.image).decode()}}
-        messages = chat(one.prompt, tried.job.record, picture, refused)
+        messages = [{"role": "system", "content": one.prompt.system}, chat(one.prompt, tried.job.record, picture, refused)[1]]
         while True:
             options = one.options
             body = {"model": one.model, "messages": messages, **options} | ({"seed": tried.job.seed + tried.attempts} if "seed" in options else {})
@@ -424,7 +427,7 @@ class Line:
             fewer = without_refused(options, reply.text) if reply.status_code in (400, 422) else None
             if fewer is None: break
             if one.options is options: one.options = fewer  # another worker may have been faster
-        self.open_at = max(self.open_at, time.monotonic() + asked_wait(reply.headers))
+        if wait := asked_wait(reply.headers): self.answered_at = self.open_at = max(self.open_at, time.monotonic() + wait)
         found = read_reply(reply, one.model)
-        self.answered_at = time.monotonic()
+        self.answered_at = max(self.answered_at, time.monotonic())
         return found

@@ -7,7 +7,7 @@ __all__ = ['PROVENANCE', 'JOURNAL', 'job_seed', 'job_key', 'read_rows', 'iter_jo
            'missing_jobs', 'check_hope', 'ask_missing', 'journal_table', 'caption_dataset', 'make_backend', 'spending',
            'main']
 
-# %% ../../nbs/captions/04_run.ipynb #5d4de64e
+# %% ../../nbs/captions/04_run.ipynb #5b291596
 import argparse
 import fcntl
 import hashlib
@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -40,7 +41,7 @@ def job_key(job: Job, backend: Backend) -> str:
              hashlib.sha256(job.image).hexdigest(), job.record.model_dump(mode="json"), job.findings and job.findings.to_row()]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
-# %% ../../nbs/captions/04_run.ipynb #f53c7659
+# %% ../../nbs/captions/04_run.ipynb #c6ea221b
 def read_rows(table: pd.DataFrame, ids: Iterable[str]) -> Iterator[dict]:
     """Rows of `table` (indexed by image_id) for `ids`, in their order, as dicts."""
     return iter(table.loc[list(ids)].to_dict("records"))
@@ -54,7 +55,7 @@ def iter_jobs(dataset: str | Path, backend: Backend, seed: int, rank: int = 0, w
         for image_id, image, row in zip(shard["image_id"], shard["high"], read_rows(records, shard["image_id"])):
             found = Findings.from_row(findings.loc[image_id].to_dict()) if backend.name == "template" and image_id in findings.index else None
             job = Job(image_id, image, EyeRecord.from_row(row), job_seed(seed, image_id), found)
-            yield Job(*(getattr(job, name) for name in ("image_id", "image", "record", "seed", "findings")), job_key(job, backend))
+            yield replace(job, key=job_key(job, backend))
 
 # %% ../../nbs/captions/04_run.ipynb #f4bcea5c
 class Journal:
@@ -104,7 +105,7 @@ def result_row(result: Result, backend: Backend) -> dict:
     values |= {name: getattr(result, name) for name in ("caption", "error", "attempts", "prompt_tokens", "answer_tokens")}
     return {"key": result.job.key} | {name: round(result.seconds, 3) if name == "seconds" else values[name] for name in PROVENANCE}
 
-# %% ../../nbs/captions/04_run.ipynb #6af36d21
+# %% ../../nbs/captions/04_run.ipynb #3f6cb29d
 def missing_jobs(jobs: Iterable[Job], done: dict[str, bool], keys: dict[str, str], retry_failures: bool) -> Iterator[Job]:
     """The jobs that `done` (key -> has it a caption?) lacks; the key of every job is noted in `keys` by image id."""
     for job in jobs:
@@ -112,14 +113,15 @@ def missing_jobs(jobs: Iterable[Job], done: dict[str, bool], keys: dict[str, str
         if job.key not in done or retry_failures and not done[job.key]: yield job
 
 
-def check_hope(counts: Counter, reasons: Counter, enough: int = 20) -> None:
-    """Raise `UserError` when the first `enough` results are all failures: then the set-up is wrong, not the images."""
-    if counts["failed"] == enough and not counts["captioned"]:
+def check_hope(counts: Counter, reasons: Counter, captioned_before, enough: int = 20) -> None:
+    """Raise `UserError` when the first `enough` results are all failures, and no caption is known (`captioned_before()`):
+    then the set-up is wrong, not the images."""
+    if counts["failed"] == enough and not counts["captioned"] and not captioned_before():
         reason, times = reasons.most_common(1)[0]
         raise UserError(f"the first {enough} photographs all failed, {times} of them with: {reason}. Put that right, then run "
                         "`python -m retinalogos.captions.run --retry-failures`")
 
-# %% ../../nbs/captions/04_run.ipynb #aa0d5f8d
+# %% ../../nbs/captions/04_run.ipynb #51d68b28
 def ask_missing(dataset: str | Path, backend: Backend, seed: int, journal: str | Path, rank: int = 0, world: int = 1,
                 retry_failures: bool = False) -> tuple[dict[str, str], Counter]:
     """Caption what the journal lacks.
@@ -133,24 +135,27 @@ def ask_missing(dataset: str | Path, backend: Backend, seed: int, journal: str |
     -------
     key of each photograph of this share by image id, and the counts "captioned" and "failed" of this run.
     """
-    done = {row["key"]: not row["error"] for row in read_journal(journal)}
+    done, total = {}, len(load_records(dataset)) // world
+    for row in read_journal(journal): done[row["key"]] = done.get(row["key"], False) or not row["error"]
     keys, counts, reasons = {}, Counter(), Counter()
     jobs = missing_jobs(iter_jobs(dataset, backend, seed, rank, world), done, keys, retry_failures)
-    with Journal(journal, rank) as file, tqdm(desc="captions", unit="") as bar:
+    with Journal(journal, rank) as file, tqdm(desc="captions", unit="", total=total) as bar:
         for result in backend.answer(jobs):
             file.add(result_row(result, backend))
             counts["failed" if result.error else "captioned"] += 1
             reasons[result.error] += 1
-            check_hope(counts, reasons)
-            bar.update()
+            check_hope(counts, reasons, lambda: any(done.get(key) for key in keys.values()))
             bar.set_postfix(failed=counts["failed"], refresh=False)
+            bar.update(len(keys) - bar.n)
+        bar.update(len(keys) - bar.n)
     return keys, counts
 
-# %% ../../nbs/captions/04_run.ipynb #325668ed
+# %% ../../nbs/captions/04_run.ipynb #36a3305b
 def journal_table(journal: str | Path, keys: dict[str, str]) -> pd.DataFrame:
-    """One row for each image of `keys` (image id -> key), in that order: columns `PROVENANCE`. The last row of a key counts."""
-    wanted = set(keys.values())
-    rows = {row["key"]: row for row in read_journal(journal) if row["key"] in wanted}
+    """One row for each image of `keys` (image id -> key), in that order: columns `PROVENANCE`. A caption counts, not the failures before it."""
+    wanted, rows = set(keys.values()), {}
+    for row in read_journal(journal):
+        if row["key"] in wanted and (not row["error"] or row["key"] not in rows): rows[row["key"]] = row
     lost = [image_id for image_id, key in keys.items() if key not in rows]
     if lost: raise UserError(f"{journal}: {len(lost)} of {len(keys)} photographs have no result, the first is {lost[0]}; run it again")
     return pd.DataFrame([{name: rows[key][name] for name in PROVENANCE} for key in keys.values()], columns=list(PROVENANCE))
