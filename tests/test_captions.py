@@ -350,8 +350,9 @@ def test_the_same_model_behind_a_server_says_the_same(vlm, eyes, tmp_path):
     def answer(body):
         if "response_format" in body:
             return 400, b"response_format is not supported", {}
-        messages = [{"role": m["role"], "content": [{"type": "image", "image": asked_picture(body)} if p["type"] == "image_url" else p for p in m["content"]]}
-                    for m in body["messages"]]
+        parts = [[{"type": "text", "text": m["content"]}] if isinstance(m["content"], str) else m["content"] for m in body["messages"]]
+        messages = [{"role": m["role"], "content": [{"type": "image", "image": asked_picture(body)} if p["type"] == "image_url" else p for p in content]}
+                    for m, content in zip(body["messages"], parts)]
         with turn, torch.inference_mode():
             inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
             written = model.generate(**inputs, max_new_tokens=body["max_tokens"], do_sample=body["temperature"] > 0)
