@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'OPTIONS', 'Job', 'Result', 'Backend', 'TemplateBackend', 'folder_revision', 'model_revision', 'load_vlm',
-           'chat', 'TransformersBackend', 'judge', 'ImageFault', 'ServerBusy', 'read_wait', 'asked_wait', 'pause',
-           'request_options', 'without_refused', 'server_address', 'served_model', 'authorisation', 'read_reply',
-           'OpenAIBackend', 'Line']
+           'chat', 'write_answers', 'TransformersBackend', 'judge', 'ImageFault', 'ServerBusy', 'read_wait',
+           'asked_wait', 'pause', 'request_options', 'without_refused', 'server_address', 'served_model',
+           'authorisation', 'read_reply', 'Calm', 'OpenAIBackend', 'ask', 'finish', 'Line']
 
 # %% ../../nbs/captions/03_backends.ipynb #71263863
 import asyncio
@@ -140,7 +140,23 @@ def chat(prompt: Prompt, record: EyeRecord, picture: dict, refused: str = "") ->
     return [{"role": "system", "content": [{"type": "text", "text": prompt.system}]},
             {"role": "user", "content": [picture, {"type": "text", "text": prompt.user(record) + again}]}]
 
-# %% ../../nbs/captions/03_backends.ipynb #d6da5dd2
+# %% ../../nbs/captions/03_backends.ipynb #dfd37e86
+def write_answers(model, processor, prompt: Prompt, tries: list[Result], temperature: float) -> list[tuple[str, int, int]]:
+    """(text, prompt tokens, answer tokens) that a model writes for each of a batch of unfinished results, all with as many attempts behind them."""
+    import torch
+    pictures = [{"type": "image", "image": Image.open(io.BytesIO(t.job.image)).convert("RGB")} for t in tries]
+    questions = [chat(prompt, t.job.record, picture, t.error) for t, picture in zip(tries, pictures)]
+    inputs = processor.apply_chat_template(questions, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True)
+    inputs = inputs.to(model.device, dtype=model.dtype)
+    temperature = max(temperature, .5 if tries[0].attempts else 0)  # an answer that was refused is not written once more
+    torch.manual_seed(tries[0].job.seed + tries[0].attempts)
+    how = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    with torch.inference_mode(): written = model.generate(**inputs, max_new_tokens=prompt.max_tokens, **how)
+    answers = written[:, inputs["input_ids"].shape[1]:]
+    counts = (answers != processor.tokenizer.pad_token_id).sum(1).tolist()
+    return list(zip(processor.batch_decode(answers, skip_special_tokens=True), inputs["attention_mask"].sum(1).tolist(), counts))
+
+# %% ../../nbs/captions/03_backends.ipynb #08a4d66a
 @dataclass
 class TransformersBackend:
     """A vision-language model of transformers in this process; loaded when the first job comes."""
@@ -156,23 +172,6 @@ class TransformersBackend:
     def __post_init__(self):
         self.revision, self.prompt_hash, self.loaded = model_revision(self.model, self.given_revision), self.prompt.hash, None
 
-    def generate(self, tries: list[Result]) -> list[tuple[str, int, int]]:
-        """(text, prompt tokens, answer tokens) that the model writes for each of a batch of unfinished results."""
-        import torch
-        if self.loaded is None: self.loaded = load_vlm(self.model, self.given_revision, pick_device(self.device))
-        model, processor = self.loaded
-        questions = [chat(self.prompt, t.job.record, {"type": "image", "image": Image.open(io.BytesIO(t.job.image)).convert("RGB")}, t.error) for t in tries]
-        inputs = processor.apply_chat_template(questions, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-                                               padding=True).to(model.device, dtype=model.dtype)
-        again = tries[0].attempts
-        temperature = max(self.temperature, .5 if again else 0)  # an answer that was refused is not written once more
-        torch.manual_seed(tries[0].job.seed + again)
-        how = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-        with torch.inference_mode(): written = model.generate(**inputs, max_new_tokens=self.prompt.max_tokens, **how)
-        answers = written[:, inputs["input_ids"].shape[1]:]
-        counts = (answers != processor.tokenizer.pad_token_id).sum(1).tolist()
-        return list(zip(processor.batch_decode(answers, skip_special_tokens=True), inputs["attention_mask"].sum(1).tolist(), counts))
-
     def answer(self, jobs: Iterable[Job]) -> Iterator[Result]:
         """Results batch by batch; refused answers are asked again, `max_attempts` times in all."""
         waiting, jobs = deque(), iter(jobs)
@@ -181,7 +180,8 @@ class TransformersBackend:
             batch = fresh or [waiting.popleft() for _ in range(min(len(waiting), self.batch_size))]
             if not batch: return
             start = time.perf_counter()
-            written = self.generate(batch)
+            if self.loaded is None: self.loaded = load_vlm(self.model, self.given_revision, pick_device(self.device))
+            written = write_answers(*self.loaded, self.prompt, batch, self.temperature)
             each = (time.perf_counter() - start) / len(batch)
             for tried, answer in zip(batch, written):
                 result = judge(tried, *answer, each, self.prompt)
@@ -303,6 +303,29 @@ def read_reply(reply: httpx.Response, model: str) -> tuple[str, int, int]:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError): raise ImageFault("the reply is not a chat completion") from None
     return (text if isinstance(text, str) else "", *tokens)
 
+# %% ../../nbs/captions/03_backends.ipynb #15d0668b
+class Calm:
+    """Until when nothing is sent (`open_at`) and when the server last answered (`answered_at`), both as time.monotonic() in seconds."""
+
+    def __init__(self): self.open_at, self.answered_at = 0., time.monotonic()
+
+    async def wait(self) -> float:
+        """Sleep while the server wants to be left alone, waking not all at once; the seconds slept."""
+        start = time.monotonic()
+        while (left := self.open_at - time.monotonic()) > 0: await asyncio.sleep(left + random.uniform(0, .1 + left / 4))
+        return time.monotonic() - start
+
+    def hear(self, headers):
+        """Note a wait that response headers ask for; it does not count as silence."""
+        if wait := asked_wait(headers): self.answered_at = self.open_at = max(self.open_at, time.monotonic() + wait)
+
+    def answered(self): self.answered_at = max(self.answered_at, time.monotonic())
+
+    def check(self, server: str, patience: float, error: Exception):
+        """Raise `UserError` when the server has answered nobody for more than `patience` seconds."""
+        if time.monotonic() - self.answered_at > patience:
+            raise UserError(f"{server}: no answer for {patience:g} s ({error}); what was captioned is kept, run again when it is back")
+
 # %% ../../nbs/captions/03_backends.ipynb #848fe003
 @dataclass
 class OpenAIBackend:
@@ -342,17 +365,57 @@ class OpenAIBackend:
             line.stop()
             thread.join()
 
-# %% ../../nbs/captions/03_backends.ipynb #2671d24c
-class Line:
-    """The requests of one run, `concurrency` at a time, by twice as many workers: one reads or pauses while another asks."""
+# %% ../../nbs/captions/03_backends.ipynb #9d2a4f93
+async def ask(one: OpenAIBackend, client: httpx.AsyncClient, calm: Calm, tried: Result, refused: str) -> tuple[str, int, int]:
+    """Send one request: (text, prompt tokens, answer tokens). `refused` is why the last answer was not taken, or ""."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(tried.job.image).decode()}}
+    messages = [{"role": "system", "content": one.prompt.system}, chat(one.prompt, tried.job.record, picture, refused)[1]]
+    while True:
+        options = one.options
+        body = {"model": one.model, "messages": messages, **options} | ({"seed": tried.job.seed + tried.attempts} if "seed" in options else {})
+        try:
+            async with asyncio.timeout(one.timeout): reply = await client.post(f"{one.server}/chat/completions", json=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error: raise ServerBusy(f"no connection: {type(error).__name__}") from None
+        except (TimeoutError, httpx.TimeoutException): raise ImageFault(f"no answer within {one.timeout:g} s") from None
+        except httpx.TransportError as error: raise ImageFault(f"connection lost: {type(error).__name__}") from None
+        fewer = without_refused(options, reply.text) if reply.status_code in (400, 422) else None
+        if fewer is None: break
+        if one.options is options: one.options = fewer  # another request may have been faster
+    calm.hear(reply.headers)
+    found = read_reply(reply, one.model)
+    calm.answered()
+    return found
 
-    def __init__(self, backend: OpenAIBackend, jobs: Iterator[Job], give):
-        self.backend, self.jobs, self.give = backend, jobs, give
-        self.open_at, self.answered_at = 0., time.monotonic()  # nothing is sent before the one; the last answer came at the other
-        self.loop, self.task = asyncio.new_event_loop(), None
+# %% ../../nbs/captions/03_backends.ipynb #7fc46d35
+async def finish(one: OpenAIBackend, client: httpx.AsyncClient, calm: Calm, slots: asyncio.Semaphore, job: Job) -> Result:
+    """Ask about one job, in one of the `slots`, until there is a caption or it has to be given up."""
+    tried, refused, busy, begun = Result(job), "", 0, time.monotonic()
+    while True:
+        try:
+            async with slots:
+                begun += await calm.wait()
+                start = time.monotonic()
+                answer = await ask(one, client, calm, tried, refused)
+            tried = judge(tried, *answer, time.monotonic() - start, one.prompt)
+            refused = tried.error
+        except (ServerBusy, ImageFault) as error:
+            calm.check(one.server, one.patience, error)
+            tried = replace(tried, error=str(error), attempts=tried.attempts + 1, seconds=tried.seconds + time.monotonic() - start)
+            if getattr(error, "final", time.monotonic() - begun > one.patience): return tried
+            busy += isinstance(error, ServerBusy)
+        if not tried.error or tried.attempts - busy >= one.max_attempts: return tried
+        await asyncio.sleep(pause(tried.attempts))
+
+# %% ../../nbs/captions/03_backends.ipynb #d5966090
+class Line:
+    """One run over a stream of jobs in an event loop of its own: twice as many workers as requests in flight, so that one reads or pauses
+    while another asks. `give` takes each result, and at last None, or the exception that ended the run."""
+
+    def __init__(self, one: OpenAIBackend, jobs: Iterator[Job], give):
+        self.one, self.jobs, self.give, self.loop, self.task = one, jobs, give, asyncio.new_event_loop(), None
 
     def run(self):
-        """Work until the jobs are used up; then give None, or the exception that ended it."""
+        """Work until the jobs are used up."""
         self.task = self.loop.create_task(self.work())
         try: self.give(self.loop.run_until_complete(self.task))
         except asyncio.CancelledError: self.give(None)
@@ -367,67 +430,15 @@ class Line:
 
     async def work(self):
         """Run the workers; the first exception of one of them ends all."""
-        one, self.drawing, self.slots = self.backend, asyncio.Lock(), asyncio.Semaphore(self.backend.concurrency)
-        limits = httpx.Limits(max_connections=one.concurrency, max_keepalive_connections=one.concurrency)
-        async with httpx.AsyncClient(headers=authorisation(one.key), limits=limits, timeout=one.timeout) as self.client:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(2 * one.concurrency): group.create_task(self.worker())
+        at_once = self.one.concurrency
+        drawing, slots, calm = asyncio.Lock(), asyncio.Semaphore(at_once), Calm()
+        limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
+        async with httpx.AsyncClient(headers=authorisation(self.one.key), limits=limits, timeout=self.one.timeout) as client, asyncio.TaskGroup() as group:
+            for _ in range(2 * at_once): group.create_task(self.worker(drawing, client, calm, slots))
 
-    async def worker(self):
+    async def worker(self, drawing: asyncio.Lock, *shared):
         """Draw a job, finish it, draw the next."""
         while True:
-            async with self.drawing: job = await asyncio.to_thread(next, self.jobs, None)  # reading a photograph holds up nobody
+            async with drawing: job = await asyncio.to_thread(next, self.jobs, None)  # reading a photograph holds up nobody
             if job is None: return
-            self.give(await self.finish(job))
-
-    async def finish(self, job: Job) -> Result:
-        """Ask until there is a caption, or until it has to be given up."""
-        tried, refused, busy, begun = Result(job), "", 0, time.monotonic()
-        while True:
-            try:
-                async with self.slots:
-                    before = time.monotonic()
-                    start = await self.wait_for_server()
-                    begun += start - before
-                    answer = await self.ask(tried, refused)
-                tried = judge(tried, *answer, time.monotonic() - start, self.backend.prompt)
-                refused = tried.error
-            except (ServerBusy, ImageFault) as error:
-                self.lose_patience(error)
-                tried = replace(tried, error=str(error), attempts=tried.attempts + 1, seconds=tried.seconds + time.monotonic() - start)
-                if getattr(error, "final", time.monotonic() - begun > self.backend.patience): return tried
-                busy += isinstance(error, ServerBusy)
-            if not tried.error or tried.attempts - busy >= self.backend.max_attempts: return tried
-            await asyncio.sleep(pause(tried.attempts))
-
-    async def wait_for_server(self) -> float:
-        """Sleep while the server wants to be left alone, waking not all at once; returns time.monotonic()."""
-        while (left := self.open_at - time.monotonic()) > 0: await asyncio.sleep(left + random.uniform(0, .1 + left / 4))
-        return time.monotonic()
-
-    def lose_patience(self, error: Exception):
-        """Raise `UserError` when the server has answered nobody for too long."""
-        one = self.backend
-        if time.monotonic() - self.answered_at > one.patience:
-            raise UserError(f"{one.server}: no answer for {one.patience:g} s ({error}); what was captioned is kept, run again when it is back")
-
-    async def ask(self, tried: Result, refused: str) -> tuple[str, int, int]:
-        """Send one request: (text, prompt tokens, answer tokens). `refused` is why the last answer was not taken, or ""."""
-        one = self.backend
-        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(tried.job.image).decode()}}
-        messages = [{"role": "system", "content": one.prompt.system}, chat(one.prompt, tried.job.record, picture, refused)[1]]
-        while True:
-            options = one.options
-            body = {"model": one.model, "messages": messages, **options} | ({"seed": tried.job.seed + tried.attempts} if "seed" in options else {})
-            try:
-                async with asyncio.timeout(one.timeout): reply = await self.client.post(f"{one.server}/chat/completions", json=body)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error: raise ServerBusy(f"no connection: {type(error).__name__}") from None
-            except (TimeoutError, httpx.TimeoutException): raise ImageFault(f"no answer within {one.timeout:g} s") from None
-            except httpx.TransportError as error: raise ImageFault(f"connection lost: {type(error).__name__}") from None
-            fewer = without_refused(options, reply.text) if reply.status_code in (400, 422) else None
-            if fewer is None: break
-            if one.options is options: one.options = fewer  # another worker may have been faster
-        if wait := asked_wait(reply.headers): self.answered_at = self.open_at = max(self.open_at, time.monotonic() + wait)
-        found = read_reply(reply, one.model)
-        self.answered_at = max(self.answered_at, time.monotonic())
-        return found
+            self.give(await finish(self.one, *shared, job))
