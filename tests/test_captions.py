@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
 from retinalogos.captions.backends import Job, OpenAIBackend, TransformersBackend, chat
+from retinalogos.captions.export import main as export
 from retinalogos.captions.prompts import STRUCTURES, check_caption, load_prompt
 from retinalogos.captions.run import JOURNAL, caption_dataset, read_journal
 from retinalogos.config import UserError, overlay, read_yaml, write_table
-from retinalogos.data.dataset import RECORD_COLUMNS, load_records
+from retinalogos.data.dataset import RECORD_COLUMNS, build_dataset, load_records
 from retinalogos.data.records import EyeRecord
+from retinalogos.stage import run_stage
 
 ROOT = Path(__file__).parent.parent
 EYE = {"OD": "right eye", "OS": "left eye"}
@@ -72,6 +76,13 @@ class Server:
 
             def log_message(self, *args):
                 pass
+
+            def do_GET(self):
+                content = json.dumps({"data": [{"id": "listed"}]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
             def do_POST(self):
                 try:
@@ -197,6 +208,32 @@ def test_a_set_up_that_cannot_work_ends_soon(tmp_path):
         with pytest.raises(UserError, match="first 20 photographs all failed.*context is too long"):
             caption_dataset(tmp_path / "dataset", OpenAIBackend(PROMPT, server.address, "tiny", concurrency=4), 0, tmp_path / "journal")
     assert asked["all"] < 40
+
+
+def test_the_stage_takes_captions_from_a_server(tmp_path, monkeypatch):
+    build_dataset(tmp_path / "data/dataset", low_resolution=32, high_resolution=64, seed=3, n_patients=12, render_size=64)
+    shutil.copytree(ROOT / "nbs/stages", make_project(tmp_path, backend="openai", max_words=20) / "nbs/stages")
+    asked, lock = Counter(), threading.Lock()
+
+    def answer(body):
+        with lock:
+            asked[asked_picture(body).tobytes()] += 1
+        fault = asked_record(body)["Image_quality"] == "reject"
+        return (422, b"no", {}) if fault else (200, say(f"{EYE[asked_record(body)['Eye']]} with clear media and a round optic disc"), {})
+
+    with Server(answer) as server:
+        monkeypatch.setenv("RETINALOGOS_CAPTIONS_SERVER", server.address)
+        monkeypatch.setenv("RETINALOGOS_CAPTIONS_PROMPT_PRICE", "2.5")
+        for _ in range(2):  # the second time all is in the journal, though the stage's outputs are gone
+            shutil.rmtree(tmp_path / "data/captions", ignore_errors=True)
+            run_stage("captions", tmp_path)
+    captions, examination, records = (pd.read_parquet(tmp_path / f"data/{name}.parquet") for name in ("captions/captions", "captions/examination", "dataset/records"))
+    assert len(asked) == 24 and set(asked.values()) == {1}
+    assert captions.image_id.tolist() == examination.image_id.tolist() == records.image_id.tolist() and examination.faithful.all()
+    assert ((captions.caption == "") == (records.Image_quality == "reject")).all() and captions.model.unique().tolist() == ["listed"]
+    monkeypatch.chdir(tmp_path)
+    assert export(["shared"]) == 0
+    assert sum(pq.read_metadata(file).num_rows for file in (tmp_path / "shared/data").glob("*.parquet")) == (captions.caption != "").sum()
 
 
 def test_two_processes_share_the_work(tmp_path):
