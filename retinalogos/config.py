@@ -155,11 +155,16 @@ class DatasetSection(Section):
     columns: dict[str, str] = Field(description="what -> column of the table, see data.sources.FolderColumns (folder only)")
     name_pattern: str | None = Field(description="regular expression with groups patient, eye on file names (folder only)")
 
-# %% ../nbs/00_config.ipynb #8cddcf93
+# %% ../nbs/00_config.ipynb #e63a6274
 class CaptionsSection(Section):
-    backend: Literal["template"] = Field(description="what writes the captions")
+    backend: Literal["template", "transformers", "openai"] = Field(description="sentences from the record, a model in this process, or a server")
     style: Literal["short", "long"] = Field(description="short: 25 to 45 words")
-    error_fraction: float = Field(ge=0, le=1, description="captions given a planted error, so that purification can be judged")
+    error_fraction: float = Field(ge=0, le=1, description="captions given a planted error, so that purification can be judged (template only)")
+    model: str | None = Field(description="hub name or folder, or the server's name for it; null: the only one that the server has (not template)")
+    revision: str | None = Field(description="commit of the hub model; null takes the newest that is there (not template)")
+    prompt: str = Field(description="version of the question, see captions.prompts (not template)")
+    max_words: PositiveInt | None = Field(description="longest caption; null takes the style's own limit (not template)")
+    temperature: float = Field(ge=0, le=2, description="0 takes the likeliest word each time (not template)")
 
 # %% ../nbs/00_config.ipynb #1be71d63
 class EncodersSection(Section):
@@ -402,15 +407,22 @@ def apply_preset(name: str, params_file: str | Path | None = None) -> Params:
         yaml.dump(content, temporary)
     return params
 
-# %% ../nbs/00_config.ipynb #5b14ccc5
+# %% ../nbs/00_config.ipynb #a8190544
 class Settings(Section):
     "What belongs to this machine."
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     workers: PositiveInt = Field(2, description="processes for work that splits over images")
     data_roots: dict[str, Path] = Field({}, description="where each real data set lies")
     caption_server: str = Field("", description="address of an OpenAI-compatible caption server")
+    caption_key: str = Field("", repr=False, description="its key, where it wants one")
+    caption_concurrency: PositiveInt = Field(16, description="requests in flight")
+    caption_timeout: PositiveFloat = Field(120, description="seconds after which a request is given up")
+    caption_images_per_batch: PositiveInt = Field(8, description="photographs at a time for a model in this process")
+    caption_prompt_price: float = Field(0, ge=0, description="price of a million tokens of question")
+    caption_answer_price: float = Field(0, ge=0, description="price of a million tokens of answer")
 
-SETTING_NAMES = {"machine": {"device", "workers"}, "captions": {"server"}, "data": None}  # data: any name
+SETTING_NAMES = {"machine": {"device", "workers"}, "data": None,  # data: any name
+                 "captions": {"server", "key", "concurrency", "timeout", "images_per_batch", "prompt_price", "answer_price"}}
 
 # %% ../nbs/00_config.ipynb #d0404158
 def _settings_layers(root: Path) -> dict[str, dict[str, str]]:
