@@ -124,17 +124,19 @@ class NamedSource:
         else: self.notes = [f"{name} is missing: its photographs are left out" for name in names if name not in [labels.file for labels, _ in found]]
         return [self.part(labels, path) for labels, path in found]
 
-# %% ../../nbs/data/06_named_sets.ipynb #22dc3b8b
+# %% ../../nbs/data/06_named_sets.ipynb #ecfdfe15
 def read_labels(about: Description, labels: LabelFile, path: Path) -> tuple[pd.DataFrame, list[Reject]]:
     """(cells of one label file, one row an eye, named as in `FolderColumns`; rows that could not be read)."""
     if path.is_dir(): table, rejects = pd.DataFrame({"path": [p.relative_to(path).as_posix() for p in photographs(path)]}), []
     else:
         needed = [] if about.arrange else [c for c in (*labels.columns.values(), *about.flags) if c not in labels.fixed]
         table, rejects = read_table(path, needed, labels.delimiter, labels.header)
-    try: table = (about.arrange or pd.DataFrame)(table.assign(**labels.fixed))
-    except KeyError as error: raise UserError(f"{path}: no column {error}; it has {', '.join(filter(None, table.columns))}") from None
-    frame = pd.DataFrame({name: table[column] for name, column in labels.columns.items()})
-    if about.flags: frame["labels"] = flag_keywords(table, about.flags)
+    names = ", ".join(filter(None, table.columns))
+    try:
+        table = (about.arrange or pd.DataFrame)(table.assign(**labels.fixed))
+        frame = pd.DataFrame({name: table[column] for name, column in labels.columns.items()})
+        if about.flags: frame["labels"] = flag_keywords(table, about.flags)
+    except KeyError as error: raise UserError(f"{path}: no column {error}; it has {names}") from None
     return frame.assign(note=table["note"] if "note" in table else ""), rejects
 
 # %% ../../nbs/data/06_named_sets.ipynb #c211879d

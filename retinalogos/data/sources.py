@@ -295,7 +295,7 @@ def read_rows(path: Path, delimiter: str = ",") -> list[list[str]]:
         except (UnicodeDecodeError, csv.Error, OSError) as error: raise UserError(f"{path}: not a readable CSV table (UTF-8): {error}") from None
     return [row for row in rows if any(row)]
 
-# %% ../../nbs/data/03_sources.ipynb #e7c37436
+# %% ../../nbs/data/03_sources.ipynb #91a057c2
 def read_table(path: Path, needed: Iterable[str], delimiter: str = ",",
                header: tuple[str, ...] | None = None) -> tuple[pd.DataFrame, list[Reject]]:
     """A label table as text cells, and the rows that have the wrong number of them.
@@ -306,7 +306,7 @@ def read_table(path: Path, needed: Iterable[str], delimiter: str = ",",
 
     Raises
     ------
-    UserError : as `read_rows`, or a needed column is missing or there twice.
+    UserError : as `read_rows`, a needed column is missing or there twice, or no row fits the header.
     """
     rows = read_rows(path, delimiter)
     names = list(header) if header else rows.pop(0) if rows else []
@@ -317,6 +317,7 @@ def read_table(path: Path, needed: Iterable[str], delimiter: str = ",",
         if not any(row[width:]): del row[width:]
         if named <= len(row) <= width: good.append(row + [""] * (width - len(row)))
         else: rejects.append(Reject(f"{path.name}: {','.join(row)[:80]}", f"a row of {len(row)} cells under a header of {width}"))
+    if rejects and not good: raise UserError(f"{path}: no row has the {width} cells of its header ({rejects[0].reason})")
     return pd.DataFrame(good, columns=names, dtype=object), rejects
 
 # %% ../../nbs/data/03_sources.ipynb #12b1c99c
