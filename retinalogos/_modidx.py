@@ -444,6 +444,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'retinalogos/data/dataset.py'),
                                           'retinalogos.data.dataset.take_patients': ( 'data/dataset.html#take_patients',
                                                                                       'retinalogos/data/dataset.py'),
+                                          'retinalogos.data.dataset.valid_text': ( 'data/dataset.html#valid_text',
+                                                                                   'retinalogos/data/dataset.py'),
                                           'retinalogos.data.dataset.write_dataset': ( 'data/dataset.html#write_dataset',
                                                                                       'retinalogos/data/dataset.py'),
                                           'retinalogos.data.dataset.write_notes': ( 'data/dataset.html#write_notes',

@@ -251,7 +251,7 @@ def test_odir_whole(edition, tmp_path):
     refused = {file: reason for file, reason in rejects.items() if "no such file" not in reason}
     assert list(refused) == ["875_left.jpg"] and "normal with the disease label epiretinal_membrane" in refused["875_left.jpg"]
     words = [row[f"{side}-Diagnostic Keywords"] for row in table.to_dict("records") for side in ("Left", "Right") if row["filename"] == row[f"{side}-Fundus"]]
-    assert sorted(i.record.report for i in items) == sorted(w for w in words if w != "epiretinal membrane，normal fundus，lens dust")
+    assert sorted(i.record.report for i in items) == sorted(w.strip() for w in words if w != "epiretinal membrane，normal fundus，lens dust")
     assert not [i.note for i in items if "flag" in i.note], "the flags agree with the keywords of both eyes taken together"
     by_name = {i.file.name: i for i in items}
     assert by_name["1447_right.jpg"].record.general_label == "normal", "the patient's flag G belongs to the other eye"

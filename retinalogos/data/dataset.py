@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RECORD_COLUMNS', 'SHARD_ROWS', 'SHARD_BYTES', 'CARD', 'Picture', 'make_picture', 'Entry', 'ordered_map',
-           'simulate_entries', 'simulated_entries', 'open_item', 'take_patients', 'name_images', 'real_items',
-           'real_entries', 'group_images', 'split_groups', 'PictureFile', 'Collected', 'collect', 'record_table',
-           'reject_table', 'first_copies', 'copy_groups', 'write_shards', 'record_grades', 'list_lines', 'source_terms',
-           'dataset_card', 'nothing_left', 'write_dataset', 'write_notes', 'build_dataset', 'load_records',
-           'load_findings', 'load_rejects', 'load_notes', 'iter_shards', 'load_images']
+           'simulate_entries', 'simulated_entries', 'open_item', 'take_patients', 'name_images', 'valid_text',
+           'real_items', 'real_entries', 'group_images', 'split_groups', 'PictureFile', 'Collected', 'collect',
+           'record_table', 'reject_table', 'first_copies', 'copy_groups', 'write_shards', 'record_grades', 'list_lines',
+           'source_terms', 'dataset_card', 'nothing_left', 'write_dataset', 'write_notes', 'build_dataset',
+           'load_records', 'load_findings', 'load_rejects', 'load_notes', 'iter_shards', 'load_images']
 
 # %% ../../nbs/data/04_dataset.ipynb #2ec45af7
 import sys
@@ -134,7 +134,11 @@ def name_images(sources: list[str], files: list[str]) -> list[str]:
         ids.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
     return ids
 
-# %% ../../nbs/data/04_dataset.ipynb #24edfd34
+# %% ../../nbs/data/04_dataset.ipynb #f2367979
+def valid_text(text: str) -> str:
+    """`text` with the bytes of a file name that are not UTF-8 spelled out, as tables and web pages hold nothing else."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
 def real_items(sources: Sequence[Source]) -> tuple[list[SourceItem], list[str], list[Reject]]:
     """(items with patient ids that no other source has, the source's name of each, rejects) of several data sets."""
     items, names, rejects = [], [], []
@@ -145,7 +149,7 @@ def real_items(sources: Sequence[Source]) -> tuple[list[SourceItem], list[str], 
             names.append(source.name)
     return items, names, rejects
 
-# %% ../../nbs/data/04_dataset.ipynb #f1525a23
+# %% ../../nbs/data/04_dataset.ipynb #c65bc29b
 def real_entries(sources: Sequence[Source], seed: int, low: int, high: int, max_images: int | None = None,
                  workers: int = 1) -> Iterator[Entry | Reject]:
     """Entries and rejects of real data sets; the first copy of a photograph is kept by `write_dataset`."""
@@ -154,7 +158,7 @@ def real_entries(sources: Sequence[Source], seed: int, low: int, high: int, max_
     name_of, roots = {id(item): name for item, name in zip(found, names)}, {source.name: Path(source.root).resolve() for source in sources}
     items = take_patients(found, max_images, seed)
     names = [name_of[id(item)] for item in items]
-    files = [i.file.relative_to(roots[n]).as_posix() if i.file.is_relative_to(roots[n]) else i.file.name for i, n in zip(items, names)]
+    files = [valid_text(i.file.relative_to(roots[n]).as_posix() if i.file.is_relative_to(roots[n]) else i.file.name) for i, n in zip(items, names)]
     pictures = ordered_map(partial(open_item, low=low, high=high), items, workers, f"{', '.join(roots)} photographs")
     for picture, item, name, file, image_id in zip(pictures, items, names, files, name_images(names, files)):
         if isinstance(picture, str): yield Reject(file, picture)
@@ -254,10 +258,10 @@ def record_table(found: Collected, kept: np.ndarray, splits: list[str]) -> pd.Da
     splits = pd.Series(splits, cells["image_id"].index, dtype="object")
     return pd.DataFrame({c: splits if c == "split" else cells[c] for c in RECORD_COLUMNS}).reset_index(drop=True)
 
-# %% ../../nbs/data/04_dataset.ipynb #0e4ccd15
+# %% ../../nbs/data/04_dataset.ipynb #501bb535
 def reject_table(rejects: list[Reject]) -> pd.DataFrame:
     """`rejects.parquet`: file, reason."""
-    return pd.DataFrame({"file": [r.file for r in rejects], "reason": [r.reason for r in rejects]}, dtype="object")
+    return pd.DataFrame({"file": [valid_text(r.file) for r in rejects], "reason": [valid_text(r.reason) for r in rejects]}, dtype="object")
 
 # %% ../../nbs/data/04_dataset.ipynb #32d0780c
 def first_copies(found: Collected) -> tuple[np.ndarray, list[Reject]]:
@@ -280,21 +284,23 @@ def copy_groups(found: Collected, first: np.ndarray, store: PictureFile) -> list
 SHARD_ROWS = 2048
 SHARD_BYTES = 256e6
 
-# %% ../../nbs/data/04_dataset.ipynb #96aeb0c1
+# %% ../../nbs/data/04_dataset.ipynb #941156ea
 def write_shards(folder: Path, image_ids: list[str], splits: list[str], numbers: Sequence[int], store: PictureFile) -> None:
     """Write `images/<split>-<k>.parquet` under `folder`: image_id, low, high (PNG bytes) of the pictures `numbers` in `store`, in order."""
     (folder / "images").mkdir()
     for split in ("train", "val", "test"):
-        rows, shard = [k for k, s in enumerate(splits) if s == split], 0
-        while rows:
+        rows, start, shard = [k for k, s in enumerate(splits) if s == split], 0, 0
+        while start < len(rows):
             part, size = [], 0
-            while rows[len(part):] and len(part) < SHARD_ROWS and size < SHARD_BYTES:
-                part.append(store.read(numbers[rows[len(part)]]))
+            for k in rows[start:start + SHARD_ROWS]:
+                if size >= SHARD_BYTES: break
+                part.append(store.read(numbers[k]))
                 size += sum(map(len, part[-1]))
             low, high = zip(*part)
-            table = pa.table({"image_id": [image_ids[k] for k in rows[:len(part)]], "low": pa.array(low, pa.binary()), "high": pa.array(high, pa.binary())})
+            ids = [image_ids[k] for k in rows[start:start + len(part)]]
+            table = pa.table({"image_id": ids, "low": pa.array(low, pa.binary()), "high": pa.array(high, pa.binary())})
             pq.write_table(table, folder / "images" / f"{split}-{shard:05d}.parquet", compression="none")
-            rows, shard = rows[len(part):], shard + 1
+            start, shard = start + len(part), shard + 1
 
 # %% ../../nbs/data/04_dataset.ipynb #7bba0299
 CARD = """---

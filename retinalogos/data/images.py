@@ -134,7 +134,7 @@ def field_of_view(image: np.ndarray, working_side: int = 256) -> tuple[int, int,
     edges = np.array([left, top, left + w, top + h]) * scale
     return tuple(int(v) for v in np.clip(np.round(edges), 0, [width, height, width, height]))
 
-# %% ../../nbs/data/02_images.ipynb #929c71e4
+# %% ../../nbs/data/02_images.ipynb #6532177b
 def crop_square(image: np.ndarray) -> np.ndarray:
     """Cut RGB [H, W, 3] to its field of view and pad with black to a square [S, S, 3]; left stays left."""
     left, top, right, bottom = field_of_view(image)
@@ -146,7 +146,7 @@ def crop_square(image: np.ndarray) -> np.ndarray:
 
 def read_square(path: str | Path, side: int) -> np.ndarray:
     """The retina of a photograph as a square of at least `side` pixels where the file has them; raises as the functions above."""
-    square = crop_square(read_photograph(path, 2 * side))
+    square = crop_square(read_photograph(path, side + side // 4))
     return square if len(square) >= side else crop_square(read_photograph(path))
 
 # %% ../../nbs/data/02_images.ipynb #23bcd75e
