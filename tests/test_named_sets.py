@@ -255,7 +255,8 @@ def test_odir_whole(edition, tmp_path):
     assert not [i.note for i in items if "flag" in i.note], "the flags agree with the keywords of both eyes taken together"
     by_name = {i.file.name: i for i in items}
     assert by_name["1447_right.jpg"].record.general_label == "normal", "the patient's flag G belongs to the other eye"
-    assert by_name["1563_left.jpg"].age is None and by_name["1563_left.jpg"].note == "age 1 taken as missing"
+    young = [i for i in items if i.note == "age 1 taken as missing"]
+    assert len(young) == (table["Patient Age"] == 1).sum() > 0 and all(i.age is None for i in young)
 
 
 @needs_real
