@@ -4,36 +4,44 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'GRADE_WORDS', 'QUALITY_WORDS', 'NOT_A_FUNDUS', 'SAME_AS', 'DISEASE_WORDS', 'SIGN_WORDS', 'SPELLINGS',
-           'SourceItem', 'Reject', 'Source', 'find_image', 'canonical_word', 'Labels', 'add_keyword', 'add_grade',
-           'read_keywords', 'read_cell', 'FolderColumns', 'record_from_cells', 'read_table', 'FolderSource',
-           'OdirSource', 'open_source']
+           'MAX_WORKBOOK_MEGABYTES', 'SourceItem', 'Reject', 'Source', 'find_image', 'canonical_word', 'Labels',
+           'add_keyword', 'add_grade', 'read_keywords', 'read_cell', 'FolderColumns', 'record_from_cells',
+           'read_workbook', 'read_rows', 'read_table', 'photographs', 'image_index', 'Part', 'locate_rows',
+           'unusable_rows', 'read_item', 'read_parts', 'FolderSource']
 
-# %% ../../nbs/data/03_sources.ipynb #a51e5a44
+# %% ../../nbs/data/03_sources.ipynb #050776ba
+import csv
+import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
+from zipfile import BadZipFile, ZipFile
 
 import pandas as pd
-from fastcore.basics import patch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..config import UserError
 from .images import RejectedImage
 from .records import LESIONS, EyeRecord
 
-# %% ../../nbs/data/03_sources.ipynb #d79a94fe
+# %% ../../nbs/data/03_sources.ipynb #c7a7c164
 @dataclass(frozen=True)
 class SourceItem:
-    """One usable row: image `file` (absolute), whose eye it is, what is recorded; `age` [years] and `sex` may be None."""
+    """One usable row: image `file` (absolute), whose eye it is, what is recorded; `age` [years] and `sex` may be None.
+
+    `note` says what contradicts the record elsewhere in the label files, "" if nothing does.
+    """
 
     file: Path
     patient_id: str
     record: EyeRecord
     age: float | None = None
     sex: str | None = None
+    note: str = ""
 
 # %% ../../nbs/data/03_sources.ipynb #36e76c2d
 @dataclass(frozen=True)
@@ -43,22 +51,27 @@ class Reject:
     file: str
     reason: str
 
-# %% ../../nbs/data/03_sources.ipynb #81bfeb44
+# %% ../../nbs/data/03_sources.ipynb #c59c59b4
 class Source(Protocol):
-    """A data set on this machine: where it comes from, on which terms, what it cannot tell, and its items in a fixed order."""
+    """A data set under `root` on this machine: where it comes from, on which terms, what it cannot tell, and its items in a fixed order.
+
+    After `items` has been exhausted, `notes` says what was unlike the published set, such as a different number of rows.
+    """
 
     name: str
     citation: str
     licence: str
     where: str
     cannot_tell: tuple[str, ...]
+    root: Path
+    notes: list[str]
 
     def items(self) -> Iterator[SourceItem | Reject]: ...
 
 # %% ../../nbs/data/03_sources.ipynb #87f98548
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
-# %% ../../nbs/data/03_sources.ipynb #221d49b7
+# %% ../../nbs/data/03_sources.ipynb #3bf7d832
 def find_image(folder: Path, name: str) -> Path:
     """The file that a table calls `name`, under `folder`, with or without its suffix.
 
@@ -68,10 +81,13 @@ def find_image(folder: Path, name: str) -> Path:
     """
     folder = folder.resolve()
     name = str(name).strip().replace("\\", "/")
-    for suffix in ("", *SUFFIXES, *(s.upper() for s in SUFFIXES)):
-        path = (folder / (name + suffix)).resolve()
-        if not path.is_relative_to(folder): raise RejectedImage("the path leads outside the image folder")
-        if name and path.is_file(): return path
+    try:
+        for suffix in ("", *SUFFIXES, *(s.upper() for s in SUFFIXES)):
+            path = (folder / (name + suffix)).resolve()
+            if not path.is_relative_to(folder): raise RejectedImage("the path leads outside the image folder")
+            if name and path.is_file(): return path
+    except (OSError, RuntimeError, ValueError) as error:  # RejectedImage is a ValueError too
+        raise error if isinstance(error, RejectedImage) else RejectedImage("not a possible file name") from None
     raise RejectedImage("the table names this image but there is no such file")
 
 # %% ../../nbs/data/03_sources.ipynb #907142ed
@@ -86,7 +102,7 @@ QUALITY_WORDS = {
 }
 NOT_A_FUNDUS = ("anterior segment image", "no fundus image")
 
-# %% ../../nbs/data/03_sources.ipynb #08c54bf9
+# %% ../../nbs/data/03_sources.ipynb #1ac969be
 SAME_AS = {
     "dry age related macular degeneration": "age related macular degeneration",
     "wet age related macular degeneration": "age related macular degeneration",
@@ -97,26 +113,32 @@ SAME_AS = {
     "myopia retinopathy": "pathological myopia", "myopic maculopathy": "pathological myopia",
     "post laser photocoagulation": "laser spots", "fundus laser photocoagulation spots": "laser spots", "laser spot": "laser spots",
     "post retinal laser surgery": "laser spots", "myelinated nerve fibers": "myelinated nerve fibres",
-    "intraretinal hemorrhage": "haemorrhages", "retina fold": "retinal fold",
+    "intraretinal hemorrhage": "haemorrhages", "hemorrhage": "haemorrhages", "retina fold": "retinal fold",
+    "macular edema": "macular oedema", "optic disc cupping": "large cup to disc ratio", "tortuous vessels": "vessel tortuosity",
 }
 
-# %% ../../nbs/data/03_sources.ipynb #ef0be7f2
+# %% ../../nbs/data/03_sources.ipynb #7584dbeb
 DISEASE_WORDS = frozenset("""age related macular degeneration, arteriosclerosis, branch retinal artery occlusion,
 branch retinal vein occlusion, cataract, central retinal artery occlusion, central retinal vein occlusion,
 central serous chorioretinopathy, congenital choroidal coloboma, epiretinal membrane, glaucoma, hypertensive retinopathy,
 idiopathic choroidal neovascularization, macular coloboma, macular hole, maculopathy, morning glory syndrome,
 old chorioretinopathy, old choroiditis, optic disc edema, optic discitis, optic nerve atrophy, pathological myopia,
 retinal detachment, retinitis pigmentosa, retinochoroidal coloboma, vitreous degeneration,
-macular pigmentation disorder""".replace("\n", " ").split(", "))
+macular pigmentation disorder, anterior ischaemic optic neuropathy, asteroid hyalosis, chorioretinitis, coloboma, cystoid macular oedema,
+haemorrhagic pigment epithelial detachment, haemorrhagic retinopathy, macular oedema, optic disc pit maculopathy, parafoveal telangiectasia,
+post traumatic choroidal rupture, retinal macroaneurysm, retinal vascular occlusion, retinitis, vasculitis,
+vitreous haemorrhage""".replace("\n", " ").split(", "))
 
-# %% ../../nbs/data/03_sources.ipynb #5ec14204
+# %% ../../nbs/data/03_sources.ipynb #2d370608
 SIGN_WORDS = frozenset("""abnormal color of optic disc, abnormal pigment, atrophic change, atrophy, choroidal nevus, chorioretinal atrophy,
 chorioretinal atrophy with pigmentation proliferation, depigmentation of the retinal pigment epithelium,
 diffuse retinal atrophy, drusen, haemorrhages, intraretinal microvascular abnormality, laser spots, microvascular anomalies,
 myelinated nerve fibres, oval yellow white atrophy, peripapillary atrophy, pigment epithelium proliferation, pigmentation disorder,
 retinal fold, retinal pigment epithelial hypertrophy, retinal pigment epithelium atrophy, retinal pigmentation, retinal vascular sheathing,
 silicone oil eye, spotted membranous change, tessellated fundus, vessel tortuosity, vitreous opacity, wedge white line change,
-white vessel""".replace("\n", " ").split(", ")) | {lesion.replace("_", " ") for lesion in LESIONS}
+white vessel, arterial plaque, chorioretinal scar, choroidal folds, collateral vessels, exudation, large cup to disc ratio, macular scar,
+media haze, myopic fundus, optic disc pallor, optociliary shunt, retinal pigment epithelium changes, retinal traction,
+tilted disc""".replace("\n", " ").split(", ")) | {lesion.replace("_", " ") for lesion in LESIONS}
 
 # %% ../../nbs/data/03_sources.ipynb #0deaa74b
 @lru_cache(maxsize=4096)
@@ -127,7 +149,7 @@ def canonical_word(keyword: str) -> str:
     word = re.sub(r"nonproliferative diabetic retinopathy", "nonproliferative retinopathy", word)
     return SAME_AS.get(word, word)
 
-# %% ../../nbs/data/03_sources.ipynb #a6567072
+# %% ../../nbs/data/03_sources.ipynb #e06d35a0
 @dataclass
 class Labels:
     """What a list of keywords says about one eye; `dr_grade` None = not stated or not graded."""
@@ -137,17 +159,19 @@ class Labels:
     dr_grade: int | None = None
     quality: str | None = None
     normal: bool = False
+    abnormal: bool = False
 
     def add(self, field: str, name: str) -> None:
         names = getattr(self, field)
         if name not in names: names.append(name)
 
-# %% ../../nbs/data/03_sources.ipynb #05c2d1f7
+# %% ../../nbs/data/03_sources.ipynb #aadfc1d7
 def add_keyword(labels: Labels, word: str) -> None:
     """Enter one canonical `word` into `labels` in place; raise `RejectedImage` for an unknown or contradictory one."""
     suspected = word.startswith("suspected ")
     plain, prefix = (canonical_word(word[10:]), "suspected_") if suspected else (word, "")
     if plain in ("normal fundus", "normal"): labels.normal = True
+    elif plain == "abnormal": labels.abnormal = True
     elif plain in NOT_A_FUNDUS: raise RejectedImage(f"labelled {word!r}: not a fundus photograph")
     elif plain in QUALITY_WORDS: labels.quality = "reject" if "reject" in (labels.quality, QUALITY_WORDS[plain]) else "usable"
     elif plain in GRADE_WORDS and suspected: labels.add("diseases", "suspected_diabetic_retinopathy")
@@ -181,14 +205,20 @@ SPELLINGS = {
     "sex": {"male": "male", "m": "male", "female": "female", "f": "female"},
 }
 
-# %% ../../nbs/data/03_sources.ipynb #09779ae0
-def read_cell(field: str, text: str):
-    """The value of one table cell: None when blank, translated by `SPELLINGS`; raise `RejectedImage` when unknown."""
-    text = re.sub(r"\.0$", "", text.strip())
+# %% ../../nbs/data/03_sources.ipynb #60f08954
+@lru_cache(maxsize=65536)
+def _read_cell(field: str, text: str, known: tuple | None):
+    "`read_cell` with the spellings of one field as a hashable tuple of pairs."
+    text = re.sub(r"^(\d+)\.0$", r"\1", text.strip())
     if text.lower() in ("", "nan", "none", "na"): return None
-    if field not in SPELLINGS: return text
-    if text.lower() not in SPELLINGS[field]: raise RejectedImage(f"unknown {field} {text!r} (known: {', '.join(SPELLINGS[field])})")
-    return SPELLINGS[field][text.lower()]
+    if known is None: return text
+    for spelling, value in known:
+        if text.lower() == spelling: return value
+    raise RejectedImage(f"unknown {field} {text!r} (known: {', '.join(spelling for spelling, _ in known)})")
+
+def read_cell(field: str, text: str, spellings: dict[str, dict] = SPELLINGS):
+    """The value of one table cell: None when blank, translated by `spellings`; raise `RejectedImage` when unknown."""
+    return _read_cell(field, text, tuple(spellings[field].items()) if field in spellings else None)
 
 # %% ../../nbs/data/03_sources.ipynb #49235981
 class FolderColumns(BaseModel):
@@ -209,43 +239,184 @@ class FolderColumns(BaseModel):
     def named(self) -> dict[str, str]:
         return {field: column for field, column in self.model_dump().items() if column is not None}
 
-# %% ../../nbs/data/03_sources.ipynb #e235db90
-def record_from_cells(cells: dict) -> EyeRecord:
-    """EyeRecord of one eye from read cells (keys as in `FolderColumns`); raise `RejectedImage` for contradictory ones."""
-    labels = read_keywords(cells.get("labels") or "")
-    if cells.get("dr_grade") is not None: add_grade(labels, cells["dr_grade"])
-    if cells.get("glaucoma"): labels.add("diseases", "glaucoma")
+# %% ../../nbs/data/03_sources.ipynb #81964e8e
+@lru_cache(maxsize=65536)
+def _record(eye, dr_grade, glaucoma, quality, text, report) -> EyeRecord:
+    "EyeRecord of one eye from the values of its cells, `text` being keywords."
+    labels = read_keywords(text or "")
+    if dr_grade is not None: add_grade(labels, dr_grade)
+    if glaucoma: labels.add("diseases", "glaucoma")
     if labels.normal and labels.dr_grade is None: labels.dr_grade = 0
-    abnormal = bool(labels.diseases or labels.signs)
+    abnormal = bool(labels.diseases or labels.signs or labels.abnormal)
+    if labels.normal and labels.abnormal: raise RejectedImage("contradictory labels: normal and abnormal")
     grades = {} if labels.dr_grade is None else {"diabetic_retinopathy": labels.dr_grade}
-    if cells.get("glaucoma") is not None: grades["glaucoma"] = int(cells["glaucoma"])
+    if glaucoma is not None: grades["glaucoma"] = int(glaucoma)
     try:
-        return EyeRecord(
-            eye=cells.get("eye"), image_quality=cells.get("quality") or labels.quality, grade_labels=grades,
-            subclinical_labels=tuple(labels.signs), disease_labels=tuple(labels.diseases),
-            general_label="normal" if labels.normal else "abnormal" if abnormal else None,
-            report=cells.get("report") or cells.get("labels"))
+        return EyeRecord(eye=eye, image_quality=quality or labels.quality, grade_labels=grades, subclinical_labels=tuple(labels.signs),
+                         disease_labels=tuple(labels.diseases), report=report,
+                         general_label="normal" if labels.normal else "abnormal" if abnormal else None)
     except ValidationError as error:
         raise RejectedImage("contradictory labels: " + "; ".join(e["msg"] for e in error.errors())) from None
 
-# %% ../../nbs/data/03_sources.ipynb #fe497d44
-def read_table(path: Path, needed: dict[str, str]) -> pd.DataFrame:
-    """A CSV as text cells, header and cells stripped; raise `UserError` when it is missing or lacks a `needed` column."""
-    if not path.is_file(): raise UserError(f"{path}: no such label table; set dataset.table to a CSV inside the data folder")
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error: raise UserError(f"{path}: not a readable CSV table: {error}") from None
-    table.columns = table.columns.str.strip()
-    missing = [column for column in needed.values() if column not in table.columns]
-    if missing: raise UserError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.columns)} (set dataset.columns)")
-    return table
+def record_from_cells(cells: dict) -> EyeRecord:
+    """EyeRecord of one eye from read cells (keys as in `FolderColumns`); raise `RejectedImage` for contradictory ones."""
+    return _record(*(cells.get(field) for field in ("eye", "dr_grade", "glaucoma", "quality", "labels", "report")))
 
-# %% ../../nbs/data/03_sources.ipynb #4073f537
-class FolderSource:
-    """Photographs in a folder with one CSV row each.
+# %% ../../nbs/data/03_sources.ipynb #04613a71
+MAX_WORKBOOK_MEGABYTES = 500
+
+# %% ../../nbs/data/03_sources.ipynb #ac0566d9
+def read_workbook(path: Path) -> list[list[str]]:
+    """Cells of the first sheet of an .xlsx as text; raise `UserError` for anything that is not one, or unpacks to too much."""
+    try:
+        with ZipFile(path) as archive: size = sum(item.file_size for item in archive.infolist())
+        if size > MAX_WORKBOOK_MEGABYTES * 1e6: raise UserError(f"{path}: unpacks to more than {MAX_WORKBOOK_MEGABYTES} MB: not opened")
+        sheet = pd.read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl")
+    except ImportError: raise UserError(f"{path}: reading Excel files needs openpyxl; pip install openpyxl, or save it as CSV") from None
+    except UserError: raise
+    except Exception as error:  # openpyxl raises KeyError, TypeError, expat errors and more on damaged files
+        raise UserError(f"{path}: not a readable Excel workbook: {type(error).__name__}: {error}") from None
+    return [["" if cell != cell else str(cell).strip() for cell in row] for row in sheet.to_numpy().tolist()]
+
+# %% ../../nbs/data/03_sources.ipynb #07ab3da9
+def read_rows(path: Path, delimiter: str = ",") -> list[list[str]]:
+    """Stripped text cells of a CSV (or of an .xlsx), one list a line, blank lines left out.
+
+    Raises
+    ------
+    UserError : no such file, not UTF-8 text, a quotation that is never closed, or a damaged workbook.
+    """
+    if not path.is_file(): raise UserError(f"{path}: no such label table; set dataset.table to a CSV inside the data folder")
+    if path.suffix.lower() == ".xlsx": rows = read_workbook(path)
+    else:
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = [[sys.intern(cell.strip()) for cell in row] for row in csv.reader(file, delimiter=delimiter, strict=True)]
+        except (UnicodeDecodeError, csv.Error, OSError) as error: raise UserError(f"{path}: not a readable CSV table (UTF-8): {error}") from None
+    return [row for row in rows if any(row)]
+
+# %% ../../nbs/data/03_sources.ipynb #91a057c2
+def read_table(path: Path, needed: Iterable[str], delimiter: str = ",",
+               header: tuple[str, ...] | None = None) -> tuple[pd.DataFrame, list[Reject]]:
+    """A label table as text cells, and the rows that have the wrong number of them.
 
     Parameters
     ----------
-    root : the data set's folder. table : CSV path inside it. images : folder of the photographs inside it.
+    needed : columns that must be there, once each. header : names of the columns where the file has none.
+
+    Raises
+    ------
+    UserError : as `read_rows`, a needed column is missing or there twice, or no row fits the header.
+    """
+    rows = read_rows(path, delimiter)
+    names = list(header) if header else rows.pop(0) if rows else []
+    missing = [column for column in dict.fromkeys(needed) if names.count(column) != 1]
+    if missing: raise UserError(f"{path}: no column {', '.join(missing)}, or more than one; it has {', '.join(n for n in names if n)} (set dataset.columns)")
+    width, named, good, rejects = len(names), max((k + 1 for k, n in enumerate(names) if n), default=0), [], []
+    for row in rows:
+        if not any(row[width:]): del row[width:]
+        if named <= len(row) <= width: good.append(row + [""] * (width - len(row)))
+        else: rejects.append(Reject(f"{path.name}: {','.join(row)[:80]}", f"a row of {len(row)} cells under a header of {width}"))
+    if rejects and not good: raise UserError(f"{path}: no row has the {width} cells of its header ({rejects[0].reason})")
+    return pd.DataFrame(good, columns=names, dtype=object), rejects
+
+# %% ../../nbs/data/03_sources.ipynb #12b1c99c
+def photographs(folder: Path) -> list[Path]:
+    """All files under `folder` that are named like photographs, sorted."""
+    paths = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+
+# %% ../../nbs/data/03_sources.ipynb #da46cd70
+def image_index(folder: Path, files: list[Path]) -> dict[str, Path | None]:
+    """`files` by lower-case path below `folder` and by bare name, with and without suffix; None where a key means several."""
+    index = {}
+    for path in files:
+        if path.is_symlink(): continue
+        relative = path.relative_to(folder).as_posix().lower()
+        name = relative.rpartition("/")[2]
+        for key in {relative, relative.rpartition(".")[0], name, name.rpartition(".")[0]}: index[key] = path if key not in index else None
+    return index
+
+# %% ../../nbs/data/03_sources.ipynb #a51f5aea
+@dataclass(frozen=True)
+class Part:
+    """Rows of one label table: text cells in columns named as the fields of `FolderColumns` (and `note`).
+
+    `images` is the folder of its photographs. `prefix` stands before patient ids that are taken from file names, for sets whose
+    parts use the same names. `rejects` are rows that could not be read.
+    """
+
+    table: str
+    images: Path
+    frame: pd.DataFrame
+    prefix: str = ""
+    rejects: tuple[Reject, ...] = ()
+
+    def rows(self) -> list[tuple]:
+        """The cells of each row, without the image."""
+        return list(zip(*(self.frame[c] for c in self.frame.columns if c != "image"))) or [()] * len(self.frame)
+
+# %% ../../nbs/data/03_sources.ipynb #a07dc46e
+def locate_rows(part: Part, index: dict[str, Path | None]) -> list[Path | str]:
+    """For each row the file of its photograph, or the reason why there is none."""
+    found = []
+    for name in part.frame["image"]:
+        try: found.append(index.get(name.replace("\\", "/").lower()) or find_image(part.images, name))
+        except RejectedImage as error: found.append(error.reason)
+    return found
+
+# %% ../../nbs/data/03_sources.ipynb #a8b328f1
+def unusable_rows(part: Part, files: list[Path | str]) -> dict[int, str]:
+    """Reason by row number for rows without a photograph, and for rows whose photograph another row names too."""
+    rows, first, reasons = part.rows(), {}, {}
+    for k, file in enumerate(files):
+        if isinstance(file, str): reasons[k] = file; continue
+        j = first.setdefault(file, k)
+        if j == k: continue
+        same = rows[j] == rows[k]
+        reasons[k] = "a second row for this image, saying the same" if same else "contradictory rows for this image"
+        if not same: reasons[j] = reasons[k]
+    return reasons
+
+# %% ../../nbs/data/03_sources.ipynb #300dcbbe
+def read_item(part: Part, file: Path, name: str, row: dict[str, str], pattern: re.Pattern | None = None, spellings: dict = SPELLINGS) -> SourceItem:
+    """The item of one row; named groups of `pattern`, searched in the image's `name`, fill in what the row leaves out."""
+    cells = {field: read_cell(field, text, spellings) for field, text in row.items()}
+    match = pattern.search(name) if pattern else None
+    for field, text in (match.groupdict() if match else {}).items():
+        if text is not None and cells.get(field) is None: cells[field] = read_cell(field, text, spellings)
+    age = cells.get("age")
+    if age is not None and not re.fullmatch(r"\d{1,3}(\.\d+)?", age): raise RejectedImage(f"unknown age {age!r}")
+    patient = cells.get("patient") or part.prefix + file.relative_to(part.images).with_suffix("").as_posix()
+    return SourceItem(file, patient, record_from_cells(cells), age and float(age), cells.get("sex"), cells.get("note") or "")
+
+# %% ../../nbs/data/03_sources.ipynb #e4ac58a8
+def read_parts(parts: Iterable[Part], pattern: re.Pattern | None = None, spellings: dict = SPELLINGS) -> Iterator[SourceItem | Reject]:
+    """Every row of `parts` and every photograph in their folders, as an item or a reject."""
+    listings, named, tables = {}, set(), {}
+    for part in parts:
+        if part.images not in listings:
+            files = photographs(part.images)
+            listings[part.images] = files, image_index(part.images, files)
+        files = locate_rows(part, listings[part.images][1])
+        reasons, fields = unusable_rows(part, files), [c for c in part.frame.columns if c != "image"]
+        for k, (file, name, values) in enumerate(zip(files, part.frame["image"], part.rows())):
+            try: yield Reject(name or "(blank)", reasons[k]) if k in reasons else read_item(part, file, name, dict(zip(fields, values)), pattern, spellings)
+            except RejectedImage as error: yield Reject(name, error.reason)
+        yield from part.rejects
+        named |= {file for file in files if isinstance(file, Path)} | {part.images / name for name in part.frame["image"] if name}
+        tables.setdefault(part.images, []).append(part.table)
+    for folder, (files, _) in listings.items():
+        for file in files:
+            if file not in named: yield Reject(file.relative_to(folder).as_posix(), f"no row in {' or '.join(tables[folder])} names this image")
+
+# %% ../../nbs/data/03_sources.ipynb #e37b4f08
+class FolderSource:
+    """Photographs in a folder with one CSV (or .xlsx) row each.
+
+    Parameters
+    ----------
+    root : the data set's folder. table : path of the table inside it. images : folder of the photographs inside it.
     columns : `FolderColumns` or the same as a dict. name : how results call this data set (default: the folder's name).
     name_pattern : regular expression with named groups `patient` and/or `eye` for data sets that tell them only in the
         file name, such as EyePACS `(?P<patient>\\d+)_(?P<eye>left|right)`.
@@ -255,90 +426,19 @@ class FolderSource:
     licence = "given by whoever collected the folder"
 
     def __init__(self, root, table="labels.csv", images="images", columns=None, name=None, name_pattern=None):
-        self.root = Path(root).expanduser()
-        if not self.root.is_dir(): raise UserError(f"{self.root}: no such data folder; set it under data_roots in settings.ini")
-        self.table, self.images, self.where = self.root / table, self.root / images, str(self.root)
+        self.root = Path(root).expanduser().resolve()
+        if not self.root.is_dir(): raise UserError(f"{self.root}: no such data folder; set it under [data] in settings.ini")
+        self.table, self.images, self.where, self.notes = self.root / table, (self.root / images).resolve(), str(self.root), []
         self.columns = FolderColumns.model_validate(columns or {})
-        self.name, self.pattern = name or self.root.resolve().name, re.compile(name_pattern) if name_pattern else None
+        try: self.name, self.pattern = name or self.root.name, re.compile(name_pattern) if name_pattern else None
+        except re.error as error: raise UserError(f"dataset.name_pattern {name_pattern!r} is not a regular expression: {error}") from None
         told = {*self.columns.named(), *(self.pattern.groupindex if self.pattern else ())}
         self.cannot_tell = tuple(field for field in FolderColumns.model_fields if field not in told)
 
-# %% ../../nbs/data/03_sources.ipynb #0f839910
-@patch
-def _cells(self: FolderSource, row) -> dict:
-    "Read one table row (and, where a pattern is set, the file name) into values by field."
-    cells = {field: read_cell(field, row[column]) for field, column in self.columns.named().items() if field != "image"}
-    match = self.pattern.search(row[self.columns.image]) if self.pattern else None
-    for field, text in (match.groupdict() if match else {}).items():
-        if text is not None and cells.get(field) is None: cells[field] = read_cell(field, text)
-    return cells
-
-@patch
-def _item(self: FolderSource, row, file: Path) -> SourceItem:
-    "The item of one row whose photograph is `file`."
-    cells = self._cells(row)
-    age = cells.get("age")
-    if age is not None and not re.fullmatch(r"\d{1,3}(\.\d+)?", age): raise RejectedImage(f"unknown age {age!r}")
-    return SourceItem(file, cells.get("patient") or file.stem, record_from_cells(cells), age and float(age), cells.get("sex"))
-
-# %% ../../nbs/data/03_sources.ipynb #e77389fd
-@patch
-def _resolve_rows(self: FolderSource, table: pd.DataFrame) -> tuple[list, list[Reject]]:
-    "Pairs (row, file) of rows whose photograph exists, and the rejects of the others, repeated rows included."
-    rows, rejects, seen = [], [], {}
-    for _, row in table.iterrows():
-        name = row[self.columns.image]
-        try: file = find_image(self.images, name)
-        except RejectedImage as error: rejects.append(Reject(name or "(blank)", error.reason)); continue
-        if file not in seen: seen[file] = row; rows.append((row, file))
-        else:
-            same = self._same_cells(row, seen[file])
-            rejects.append(Reject(name, "a second row for this image, saying the same" if same else "contradictory rows for this image"))
-            if not same: rows = [pair for pair in rows if pair[1] != file]
-    return rows, rejects
-
-@patch
-def _same_cells(self: FolderSource, one, other) -> bool:
-    "Whether two rows agree in every named column."
-    return all(one[column] == other[column] for field, column in self.columns.named().items() if field != "image")
-
-# %% ../../nbs/data/03_sources.ipynb #2f2ba271
-@patch
-def items(self: FolderSource) -> Iterator[SourceItem | Reject]:
-    "Every row and every photograph of the folder, as an item or a reject."
-    table = read_table(self.table, self.columns.named())
-    rows, rejects = self._resolve_rows(table)
-    for row, file in rows:
-        try: yield self._item(row, file)
-        except RejectedImage as error: yield Reject(row[self.columns.image], error.reason)
-    yield from rejects
-    named = {file for _, file in rows} | {self._try_find(reject.file) for reject in rejects} | set(table[self.columns.image])
-    for file in sorted(p for p in self.images.rglob("*") if p.suffix.lower() in SUFFIXES):
-        name = file.relative_to(self.images).as_posix()
-        if not named & {file.resolve(), name}: yield Reject(name, f"no row in {self.table.name} names this image")
-
-@patch
-def _try_find(self: FolderSource, name: str) -> Path | None:
-    "The file of a rejected row, if it has one."
-    try: return find_image(self.images, name)
-    except RejectedImage: return None
-
-# %% ../../nbs/data/03_sources.ipynb #75186b88
-class OdirSource(FolderSource):
-    """ODIR-5K with one row an eye: `labels.csv` with columns image, ID, eye, age, sex, keywords; photographs in `images/`."""
-
-    citation = "Peking University International Competition on Ocular Disease Intelligent Recognition (ODIR-2019)"
-    licence = "research use; redistribution not granted"
-    cannot_tell = ("cup-to-disc ratio", "how the photograph was framed", "which lesions, beside drusen", "whether a disease that is not named was looked for")
-    columns_used = dict(image="image", patient="ID", eye="eye", age="age", sex="sex", labels="keywords")
-
-    def __init__(self, root):
-        super().__init__(root, columns=self.columns_used, name="odir")
-        self.cannot_tell = type(self).cannot_tell
-
-# %% ../../nbs/data/03_sources.ipynb #3dd42841
-def open_source(kind: str, root, **options) -> Source:
-    """The adapter called `kind` ("odir" or "folder") on `root`; `options` are those of `FolderSource`."""
-    if kind == "odir": return OdirSource(root)
-    if kind == "folder": return FolderSource(root, **options)
-    raise UserError(f"dataset.source {kind!r} is unknown; choose simulated, odir or folder")
+    def items(self) -> Iterator[SourceItem | Reject]:
+        """Every row and every photograph of the folder, as an item or a reject."""
+        named = self.columns.named()
+        if self.columns.labels and not self.columns.report: named["report"] = self.columns.labels  # the original words are kept
+        table, rejects = read_table(self.table, named.values())
+        frame = pd.DataFrame({field: table[column] for field, column in named.items()})
+        yield from read_parts([Part(self.table.name, self.images, frame, rejects=tuple(rejects))], self.pattern)
