@@ -282,11 +282,13 @@ def pack_page(study: str, images) -> str:
         page = page.replace(place, text)
     return page
 
-# %% ../../nbs/analysis/10_reader_pack.ipynb #95e444c3
+# %% ../../nbs/analysis/10_reader_pack.ipynb #d0108a97
 def make_pack(real: Material, synthetic: Material, n: int, seed: int) -> tuple[str, dict]:
     """Page and key of a pack of `n` photographs, half of them real; UserError where so many cannot be matched."""
     if n < 2 or n % 2:
         raise UserError(f"{n} photographs: an even number, half real and half synthetic")
+    if seed < 0:
+        raise UserError(f"seed {seed}: 0 or more")
     rows = matched_rows(real.table["stratum"], synthetic.table["stratum"], n, np.random.default_rng([seed, 0]))
     if len(rows[0]) < n // 2:
         raise UserError(f"{n // 2} matched pairs are wanted, {len(rows[0])} can be made of {len(real)} real and {len(synthetic)} "

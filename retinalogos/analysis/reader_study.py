@@ -82,17 +82,16 @@ def read_answers(path, key: dict) -> pd.DataFrame:
         raise UserError(f"{path}: {wrong}")
     return table.astype({name: float for name in ("confidence", *ASPECTS)})
 
-# %% ../../nbs/analysis/06_reader_study.ipynb #77245a2d
+# %% ../../nbs/analysis/06_reader_study.ipynb #08fe665e
 def read_study(key_file, answer_files) -> tuple[dict, pd.DataFrame]:
     """Key and joined answers (`join_answers`) of all readers; UserError where two files are of one reader."""
     key = read_key(key_file)
-    tables = {path: read_answers(path, key) for path in answer_files}
-    owners = {}
-    for path, table in tables.items():
+    tables, owners = [read_answers(path, key) for path in answer_files], {}
+    for path, table in zip(answer_files, tables):
         if (reader := table["reader"].iloc[0]) in owners:
             raise UserError(f"{path}: reader {reader} has answered in {owners[reader]} already")
         owners[reader] = path
-    return key, join_answers(pd.concat(tables.values(), ignore_index=True), key)
+    return key, join_answers(pd.concat(tables, ignore_index=True), key)
 
 
 def join_answers(answers: pd.DataFrame, key: dict) -> pd.DataFrame:
