@@ -33,6 +33,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'retinalogos/analysis/adherence.py')},
             'retinalogos.analysis.arithmetic': { 'retinalogos.analysis.arithmetic.chance_of_fit': ( 'analysis/arithmetic.html#chance_of_fit',
                                                                                                     'retinalogos/analysis/arithmetic.py'),
+                                                 'retinalogos.analysis.arithmetic.fits': ( 'analysis/arithmetic.html#fits',
+                                                                                           'retinalogos/analysis/arithmetic.py'),
                                                  'retinalogos.analysis.arithmetic.fitting_counts': ( 'analysis/arithmetic.html#fitting_counts',
                                                                                                      'retinalogos/analysis/arithmetic.py'),
                                                  'retinalogos.analysis.arithmetic.sizes_that_fit': ( 'analysis/arithmetic.html#sizes_that_fit',

@@ -242,9 +242,10 @@ def test_what_cannot_be_analysed_is_said_in_one_line(pack, tmp_path):
         status, out, err = run("study", "analyse", *arguments, "--out", tmp_path / "report")
         assert status == 2 and err.startswith("error: ") and said in err and len(err.splitlines()) == 1, err
     assert not (tmp_path / "report").exists()
-    for arguments, said in ((["--real", tmp_path / "gone", "--synthetic", tmp_path], "gone: no such folder"), (["--out", tmp_path], "no "),
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for arguments, said in ((["--real", tmp_path / "gone", "--synthetic", tmp_path], "gone: no such folder"), (["--out", tmp_path], "run `make repro` first"),
                             (["--real", tmp_path], "go together"), (["--real", pack.parent / "clinic", "--synthetic", pack.parent / "model"], "ask for fewer")):
-        status, out, err = run("study", "make", *arguments, cwd=shutil.copy(ROOT / "params.yaml", tmp_path).parent)
+        status, out, err = run("study", "make", *arguments, cwd=tmp_path)
         assert status == 2 and said in err and len(err.splitlines()) == 1, err
 
 

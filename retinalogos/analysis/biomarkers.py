@@ -30,26 +30,29 @@ from ..data.figures import PALETTE
 from ..data.images import resize
 from ..data.simulate import simulate_patient
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #2ae4a0e8
+# %% ../../nbs/analysis/09_biomarkers.ipynb #9e86a42e
 def vertical_diameter(mask: np.ndarray) -> float:
-    """Height, in pixels, of the ellipse that spreads like a bool mask [H, W]; NaN where it is empty."""
-    rows = np.nonzero(mask)[0]
-    return 4 * float(np.sqrt(rows.var() + 1 / 12)) if len(rows) else float("nan")
+    """Height, in pixels, of the ellipse that spreads like a mask [H, W] (bool, or shares 0 to 1); NaN where it is empty."""
+    weights = np.asarray(mask, np.float64).sum(axis=1)
+    if not weights.any():
+        return float("nan")
+    rows = np.arange(len(weights))
+    middle = np.average(rows, weights=weights)
+    return 4 * float(np.sqrt(np.average((rows - middle) ** 2, weights=weights) + 1 / 12))
 
 
 def cup_to_disc_ratio(disc: np.ndarray, cup: np.ndarray) -> float:
-    """Vertical cup-to-disc ratio, of bool masks [H, W]; 0 without a cup, NaN without a disc."""
-    if not disc.any():
+    """Vertical cup-to-disc ratio of masks [H, W]; 0 without a cup, NaN without a disc (no pixel more than half covered)."""
+    if not (disc > 0.5).any():
         return float("nan")
-    return vertical_diameter(cup) / vertical_diameter(disc) if cup.any() else 0.0
+    return vertical_diameter(cup) / vertical_diameter(disc) if (cup > 0.5).any() else 0.0
 
 
 def disc_measures(disc: np.ndarray, cup: np.ndarray) -> dict[str, float]:
     """`cup_to_disc_ratio`; `disc_x` (as in a right eye: 0.5 to 1), `disc_y`, `disc_diameter`: fractions of width, height, height."""
-    if not disc.any():
+    if not (disc > 0.5).any():
         return dict.fromkeys(("cup_to_disc_ratio", "disc_x", "disc_y", "disc_diameter"), float("nan"))
-    rows, columns = np.nonzero(disc)
-    x, y = (columns.mean() + 0.5) / disc.shape[1], (rows.mean() + 0.5) / disc.shape[0]
+    y, x = ((np.average(np.arange(n), weights=disc.sum(axis=axis)) + 0.5) / n for n, axis in zip(disc.shape, (1, 0)))
     return {"cup_to_disc_ratio": cup_to_disc_ratio(disc, cup), "disc_x": float(max(x, 1 - x)), "disc_y": float(y),
             "disc_diameter": vertical_diameter(disc) / len(disc)}
 
@@ -58,7 +61,7 @@ def shrink(mask: np.ndarray, size: int) -> np.ndarray:
     """Share of each of [size, size] pixels that a bool mask [S, S] covers, float32."""
     return cv2.resize(np.ascontiguousarray(mask, np.float32), (size, size), interpolation=cv2.INTER_AREA)
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #d4138866
+# %% ../../nbs/analysis/09_biomarkers.ipynb #d99b1541
 def _neighbours(image: np.ndarray) -> np.ndarray:
     """The eight neighbours of every pixel, clockwise from above: [8, H, W] of a uint8 image [H, W]."""
     padded, (height, width) = np.pad(image, 1), image.shape
@@ -67,17 +70,22 @@ def _neighbours(image: np.ndarray) -> np.ndarray:
 
 
 def skeleton(mask: np.ndarray) -> np.ndarray:
-    """Centre lines of a bool mask [H, W], bool (Zhang and Suen 1984)."""
+    """Centre lines of a bool mask [H, W], bool (Guo and Hall 1989, then without stairs)."""
     image, changed = np.asarray(mask).astype(np.uint8), True
     while changed:
         changed = False
-        for first, second in (((0, 2, 4), (2, 4, 6)), ((0, 2, 6), (0, 4, 6))):
-            around = _neighbours(image)
-            count = around.sum(axis=0)
-            crossings = (around < np.roll(around, -1, axis=0)).sum(axis=0)
-            corner = (around[list(first)].min(axis=0) == 0) & (around[list(second)].min(axis=0) == 0)
-            drop = (image == 1) & (count >= 2) & (count <= 6) & (crossings == 1) & corner
+        for turn in (0, 4):
+            above, above_right, right, below_right, below, below_left, left, above_left = np.roll(_neighbours(image), turn, axis=0)
+            pieces = sum((1 - side) & (corner | after) for side, corner, after in (
+                (above, above_right, right), (right, below_right, below), (below, below_left, left), (left, above_left, above)))
+            pairs = np.minimum((above_left | above) + (above_right | right) + (below_right | below) + (below_left | left),
+                               (above | above_right) + (right | below_right) + (below | below_left) + (left | above_left))
+            keep = (below | below_left | (1 - above_left)) & left
+            drop = (image == 1) & (pieces == 1) & (pairs >= 2) & (pairs <= 3) & (keep == 0)
             image[drop], changed = 0, changed or bool(drop.any())
+    for turn in (0, 2, 4, 6):  # the inner pixel of a stair goes where its two neighbours touch each other
+        above, _, right, _, below, below_left, left, _ = np.roll(_neighbours(image), -turn, axis=0)
+        image[(above & right & (1 - below) & (1 - below_left) & (1 - left)).astype(bool)] = 0
     return image.astype(bool)
 
 # %% ../../nbs/analysis/09_biomarkers.ipynb #eca099cc
@@ -88,12 +96,11 @@ def line_length(lines: np.ndarray) -> float:
     rising = lines[1:, :-1] & lines[:-1, 1:] & ~lines[1:, 1:] & ~lines[:-1, :-1]
     return float(0.948 * straight + 1.340 * (falling.sum() + rising.sum()))
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #c692101a
+# %% ../../nbs/analysis/09_biomarkers.ipynb #3a6a0df6
 def vessel_pieces(lines: np.ndarray, shortest: int = 10) -> list[np.ndarray]:
     """Pieces between branches of centre lines, bool [H, W]: points [N, 2] (row, column) from end to end, N at least `shortest`."""
     image = lines.astype(np.uint8)
-    around = _neighbours(image)
-    branches = lines & ((around < np.roll(around, -1, axis=0)).sum(axis=0) >= 3)
+    branches = lines & (_neighbours(image).sum(axis=0) >= 3)
     apart = image * (1 - cv2.dilate(branches.astype(np.uint8), np.ones((3, 3), np.uint8)))
     count, labels = cv2.connectedComponents(apart, connectivity=8)
     points = np.argwhere(labels)
@@ -127,7 +134,7 @@ def fractal_dimension(lines: np.ndarray) -> float:
     counts = [square.reshape(side // s, s, side // s, s).any(axis=(1, 3)).sum() for s in sizes]
     return float(-np.polyfit(np.log(sizes), np.log(counts), 1)[0])
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #a4e0d9d6
+# %% ../../nbs/analysis/09_biomarkers.ipynb #93f2fd8b
 STRUCTURES = ("disc", "cup", "vessels", "red_lesions", "bright_lesions")
 """What is segmented."""
 
@@ -146,22 +153,23 @@ def measure(masks: dict[str, np.ndarray], field: np.ndarray) -> dict[str, float]
 
     Parameters
     ----------
-    masks : bool [H, W] of each of `STRUCTURES`.
+    masks : shares 0 to 1 (or bool) [H, W] of each of `STRUCTURES`; a pixel more than half covered is vessel or lesion.
     field : bool [H, W], the field of view.
 
     Returns
     -------
     a float for each of `UNITS`; NaN where there is nothing to measure. Areas are shares of the field.
     """
-    vessels, area = masks["vessels"] & field, max(int(field.sum()), 1)
+    vessels, area = (masks["vessels"] > 0.5) & field, max(int(field.sum()), 1)
     lines = skeleton(vessels)
     length = line_length(lines)
     return disc_measures(masks["disc"], masks["cup"]) | {
         "vessel_density": vessels.sum() / area, "vessel_calibre": vessels.sum() / length / len(field) if length else float("nan"),
         "tortuosity": tortuosity(lines), "fractal_dimension": fractal_dimension(lines),
-        "red_lesion_area": (masks["red_lesions"] & field).sum() / area, "bright_lesion_area": (masks["bright_lesions"] & field).sum() / area}
+        "red_lesion_area": ((masks["red_lesions"] > 0.5) & field).sum() / area,
+        "bright_lesion_area": ((masks["bright_lesions"] > 0.5) & field).sum() / area}
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #c310fc91
+# %% ../../nbs/analysis/09_biomarkers.ipynb #b8dd76f2
 def structure_shares(masks: dict[str, np.ndarray], size: int) -> np.ndarray:
     """A simulated eye's masks as shares of pixels, float32 [structures, size, size] in the order of `STRUCTURES`."""
     joined = masks | {name: np.any([masks[kind] for kind in kinds], axis=0) for name, kinds in LESION_COLOURS.items()}
@@ -169,14 +177,14 @@ def structure_shares(masks: dict[str, np.ndarray], size: int) -> np.ndarray:
 
 
 def exact_masks(image_ids, seed: int, render_size: int, size: int) -> list[dict[str, np.ndarray]]:
-    """Masks of simulated photographs of a data set, drawn again from its seed: a dict of bool [size, size] for each image id."""
+    """Masks of simulated photographs of a data set, drawn again from its seed: a dict of shares [size, size] for each image id."""
     shares = {}
     for number in sorted({int(image_id.split("-")[1]) for image_id in image_ids}):
         for eye in simulate_patient((seed, number), render_size):
-            shares[f"sim-{number:05d}-{eye.record.eye}"] = structure_shares(eye.masks, size) > 0.5
+            shares[f"sim-{number:05d}-{eye.record.eye}"] = structure_shares(eye.masks, size)
     return [dict(zip(STRUCTURES, shares[image_id])) for image_id in image_ids]
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #6aaa081d
+# %% ../../nbs/analysis/09_biomarkers.ipynb #878c866c
 def _two_convolutions(before: int, after: int) -> nn.Sequential:
     """Two 3 x 3 convolutions with batch norm."""
     layers = []
@@ -193,6 +201,7 @@ class Segmenter(nn.Module):
         self.down = nn.ModuleList([_two_convolutions(before, after) for before, after in zip((12, *widths), widths)])
         self.up = nn.ModuleList([_two_convolutions(deep + skip, skip) for deep, skip in zip(widths[:0:-1], widths[-2::-1])])
         self.head = nn.Conv2d(widths[0], 4 * len(STRUCTURES), 1)
+        nn.init.constant_(self.head.bias, -3.0)  # few pixels belong to anything
 
     def forward(self, photographs: torch.Tensor) -> torch.Tensor:
         """Logits."""
@@ -204,7 +213,7 @@ class Segmenter(nn.Module):
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0), skip], dim=1))
         return F.pixel_shuffle(self.head(x), 2)
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #3a3c2cdb
+# %% ../../nbs/analysis/09_biomarkers.ipynb #7d7d0721
 def worsen(photographs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Photographs uint8 [B, 3, H, W], each relit by up to 20 %, softened and grained at random; nothing moves."""
     batch = (len(photographs), 1, 1, 1)
@@ -219,10 +228,10 @@ def segmentation_loss(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tenso
     """Cross-entropy plus one minus the soft Dice overlap of each structure over the batch; both [B, structures, H, W]."""
     found = torch.sigmoid(logits)
     dice = (2 * (found * shares).sum((0, 2, 3)) + 1) / (found.sum((0, 2, 3)) + shares.sum((0, 2, 3)) + 1)
-    return 4 * F.binary_cross_entropy_with_logits(logits, shares) + (1 - dice).mean()
+    return F.binary_cross_entropy_with_logits(logits, shares) + (1 - dice).mean()
 
 
-def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_size: int = 16, lr: float = 4e-3, seed: int = 0,
+def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_size: int = 8, lr: float = 6e-3, seed: int = 0,
                     progress: bool = False) -> Segmenter:
     """Train on images uint8 [N, H, W, 3] and `structure_shares` [N, structures, H, W]; AdamW, one-cycle rate; returned in eval mode."""
     with torch.random.fork_rng(devices=[]):
@@ -240,7 +249,7 @@ def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_si
         schedule.step()
     return network.eval()
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #44904509
+# %% ../../nbs/analysis/09_biomarkers.ipynb #30aaaca9
 def training_eyes(n_patients: int, seed: int, size: int, render_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Photographs uint8 [N, size, size, 3] and shares [N, structures, size, size] of both eyes of simulated patients that no data set holds.
 
@@ -252,30 +261,34 @@ def training_eyes(n_patients: int, seed: int, size: int, render_size: int = 256)
 
 @torch.no_grad()
 def segment(network: Segmenter, images: np.ndarray, batch_size: int = 64) -> list[dict[str, np.ndarray]]:
-    """Masks of uint8 photographs [N, H, W, 3]: a dict of bool [H, W] for each. Of the disc the largest piece is kept, and the cup within it."""
+    """Masks of uint8 photographs [N, H, W, 3]: a dict of float32 [H, W] for each, 0 to 1.
+
+    Of disc (cup included) and cup the largest piece is kept. UserError where a side is no multiple of 16.
+    """
     if images.shape[1] % 16 or images.shape[2] % 16:
         raise UserError(f"photographs of {images.shape[2]} x {images.shape[1]} px: sides must be multiples of 16")
     found = []
     for start in range(0, len(images), batch_size):
-        likely = (network(as_batch(images[start:start + batch_size])) > 0).numpy()
+        likely = torch.sigmoid(network(as_batch(images[start:start + batch_size]))).numpy()
         found += [dict(zip(STRUCTURES, masks)) for masks in likely]
     for masks in found:
-        masks["disc"] = largest_piece(masks["disc"] | masks["cup"])
-        masks["cup"] = largest_piece(masks["cup"] & masks["disc"])
+        masks["disc"] = largest_piece(np.maximum(masks["disc"], masks["cup"]))
+        masks["cup"] = largest_piece(masks["cup"])
     return found
 
 
 def largest_piece(mask: np.ndarray) -> np.ndarray:
-    """The largest connected piece of a bool mask [H, W], holes filled."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    canvas = np.zeros(mask.shape, np.uint8)
-    if contours:
-        cv2.drawContours(canvas, [max(contours, key=cv2.contourArea)], -1, 1, -1)
-    return canvas.astype(bool)
+    """A mask of shares [H, W], 0 outside its largest connected piece of pixels above one half and the pixels that border on it."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((mask > 0.5).astype(np.uint8))
+    if count == 1:
+        return np.zeros_like(mask)
+    piece = (labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
+    return mask * cv2.dilate(piece, np.ones((3, 3), np.uint8))
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #604382ba
+# %% ../../nbs/analysis/09_biomarkers.ipynb #420a818e
 def dice(found: np.ndarray, true: np.ndarray) -> float:
-    """Overlap 0 to 1 of two bool masks; NaN where both are empty."""
+    """Overlap 0 to 1 of two masks, of pixels more than half covered; NaN where both are empty."""
+    found, true = found > 0.5, true > 0.5
     total = found.sum() + true.sum()
     return 2 * float((found & true).sum()) / total if total else float("nan")
 
@@ -285,7 +298,7 @@ def biomarker_table(images: np.ndarray, masks=None, network: Segmenter | None = 
 
     Parameters
     ----------
-    masks : a dict of bool [H, W] for each photograph (`exact_masks`); without them `network` segments.
+    masks : a dict of masks [H, W] for each photograph (`exact_masks`); without them `network` segments.
     """
     if masks is None:
         if network is None:
