@@ -343,7 +343,7 @@ def _halves(groups, seed: int) -> np.ndarray:
     names = np.unique(groups)
     return np.isin(groups, np.random.default_rng(seed).permutation(names)[:len(names) // 2])
 
-
+# %% ../../nbs/analysis/09_biomarkers.ipynb #c0de43b1
 def compare_distributions(real: pd.DataFrame, synthetic: pd.DataFrame, real_groups=None, draws: int = 200, seed: int = 0) -> dict:
     """For each biomarker: medians, `wasserstein` and `ks` with bootstrap intervals, and their `floor` (mean over 20 splits of the real set).
 
