@@ -203,9 +203,9 @@ class Examination:
 
 # %% ../../nbs/captions/01_examine.ipynb #33cb1d01
 def examine(caption: str, record: EyeRecord) -> Examination:
-    """Examine one caption against one record."""
+    """Examine one caption against one record; an empty one, which a model failed to give, says nothing and is not faithful."""
     facts = extract_facts(caption)
-    found = tuple(contradictions(facts, record))
+    found = tuple(contradictions(facts, record)) if caption.strip() else ("no caption",)
     return Examination(facts, found, not found)
 
 # %% ../../nbs/captions/01_examine.ipynb #8ade5bcd

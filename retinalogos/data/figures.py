@@ -119,7 +119,10 @@ def _png_bytes(fig: Figure) -> bytes:
 
 
 def _fewer_colours(content: bytes, colours: int) -> bytes:
-    """A PNG again, with a palette of at most `colours`."""
+    """A PNG again, with a palette of at most `colours`, an eighth of them greys, so that text keeps its black and paper its white."""
+    picture, greys = Image.open(io.BytesIO(content)).convert("RGB"), colours // 8
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([value for k in range(greys) for value in [255 * k // (greys - 1)] * 3] + picture.quantize(colours - greys).getpalette()[:3 * (colours - greys)])
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(content)).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
