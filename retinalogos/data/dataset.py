@@ -334,26 +334,27 @@ def record_grades(records: pd.DataFrame) -> list[int | None]:
     grades = {row: EyeRecord.from_row(dict(zip(RECORD_KEYS, row))).dr_grade for row in set(rows)}
     return [grades[row] for row in rows]
 
-# %% ../../nbs/data/04_dataset.ipynb #5ad30aea
+# %% ../../nbs/data/04_dataset.ipynb #a8fcaf3b
 def list_lines(lines: Iterable[str], otherwise: str) -> str:
     """A Markdown list, or the sentence `otherwise` when there is nothing to list."""
     return "\n".join(f"- {line}" for line in lines) or otherwise
 
 def source_terms(source: Source) -> str:
     """One paragraph of the card: citation, licence, where to get it, and what was unlike the published set."""
-    notes = list_lines(source.notes, "- as many rows as were published, as far as that is known")
+    notes = list_lines(source.notes, "Nothing is missing from its label files, as far as that is known.")
     return f"### {source.name}\n{source.citation}.\nLicence: {source.licence}.\nFrom: {source.where}\n\n{notes}"
 
 def dataset_card(records: pd.DataFrame, rejects: pd.DataFrame, sources: Sequence[Source] = (), notes: int = 0) -> str:
     """Text of the card for `records` and `rejects` as written; without `sources` the eyes are simulated.
 
-    `notes` is the number of records that a label file contradicts elsewhere.
+    `notes` is the number of records with a note.
     """
     grades = ["not graded" if grade is None else f"DR {grade}" for grade in record_grades(records)]
     counts = [pd.crosstab(values, records["split"], margins=True).to_markdown() for values in (records["source"], pd.Series(grades, name="grade"))]
-    reasons = rejects["reason"].str.replace(r"(the same pixels as|unknown \w+).*", r"\1 ...", regex=True).value_counts().head(20)
+    reasons = rejects["reason"].astype(str).str.replace(r"the same pixels as .*", "the same pixels as another photograph", regex=True)
+    reasons = reasons.str.replace(r"(unknown \w+) ['\"].*", r"\1", regex=True).value_counts().head(20)
     limits = [f"{source.name} cannot tell: {', '.join(source.cannot_tell)}" for source in sources] or ["The eyes are simulated; nothing was photographed."]
-    limits += [f"{notes} records are contradicted elsewhere in the label files: see `notes.parquet`"] if notes else []
+    limits += [f"{notes} records carry a note on what their label files hold against them: see `notes.parquet`"] if notes else []
     files = "\n".join(f"  - split: {s}\n    path: images/{s}-*.parquet" for s in ("train", "val", "test") if (records["split"] == s).any())
     title = "Retinal photographs: " + ", ".join(source.name for source in sources) if sources else "Simulated retinal photographs"
     return CARD.format(files=files, title=title, counts=f"{len(records):,} eyes of {records['patient_id'].nunique():,} patients.\n\n" + "\n\n".join(counts),
@@ -443,11 +444,11 @@ def load_notes(folder: str | Path) -> pd.DataFrame:
     """`notes.parquet` of a real data set: image_id and what its label files hold against the record."""
     return _read(folder, "notes.parquet")
 
-# %% ../../nbs/data/04_dataset.ipynb #426605f3
+# %% ../../nbs/data/04_dataset.ipynb #9b74c19a
 def iter_shards(folder: str | Path, split: str | None = None, columns=("image_id", "low", "high")) -> Iterator[pd.DataFrame]:
     """Yield the image shards of a data set folder (of one `split`, or all) as tables: image_id, low, high (PNG bytes)."""
     paths = sorted((Path(folder) / "images").glob(f"{split or '*'}-*.parquet"))
-    for path in paths: yield pq.read_table(path, columns=list(columns), partitioning=None).to_pandas()
+    for path in paths: yield pq.read_table(path, columns=list(columns)).to_pandas()
 
 # %% ../../nbs/data/04_dataset.ipynb #035e027a
 def load_images(folder: str | Path, split: str | None = None, resolution: str = "high", image_ids=None) -> tuple[list[str], np.ndarray]:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EYEPACS', 'APTOS', 'DDR', 'IDRID', 'MESSIDOR2', 'DEEPDRID', 'AIROGS', 'G1020', 'ORIGA', 'PAPILA', 'REFUGE2',
            'RFMID_FINDINGS', 'RFMID', 'BRSET_FINDINGS', 'BRSET_PARTS', 'BRSET', 'ODIR_FLAGS', 'ODIR_COLUMNS', 'ODIR',
-           'DESCRIPTIONS', 'LabelFile', 'Description', 'find_labels', 'find_folder', 'flag_keywords', 'NamedSource',
-           'read_labels', 'deepdrid_rows', 'papila_rows', 'brset_rows', 'flag_conflict', 'odir_patients', 'odir_rows',
+           'DESCRIPTIONS', 'LabelFile', 'Description', 'find_labels', 'find_folder', 'flag_keywords', 'read_labels',
+           'NamedSource', 'deepdrid_rows', 'papila_rows', 'brset_rows', 'flag_conflict', 'odir_patients', 'odir_rows',
            'open_source']
 
 # %% ../../nbs/data/06_named_sets.ipynb #3f660d25
@@ -100,7 +100,22 @@ def flag_keywords(table: pd.DataFrame, flags: dict[str, dict[str, str]]) -> list
         words[column] = [(silent | meaning).get(cell, f"{column}={cell}") for cell in table[column]]
     return [", ".join(filter(None, row)) for row in zip(*words.values())]
 
-# %% ../../nbs/data/06_named_sets.ipynb #66702a5f
+# %% ../../nbs/data/06_named_sets.ipynb #ecfdfe15
+def read_labels(about: Description, labels: LabelFile, path: Path) -> tuple[pd.DataFrame, list[Reject]]:
+    """(cells of one label file, one row an eye, named as in `FolderColumns`; rows that could not be read)."""
+    if path.is_dir(): table, rejects = pd.DataFrame({"path": [p.relative_to(path).as_posix() for p in photographs(path)]}), []
+    else:
+        needed = [] if about.arrange else [c for c in (*labels.columns.values(), *about.flags) if c not in labels.fixed]
+        table, rejects = read_table(path, needed, labels.delimiter, labels.header)
+    names = ", ".join(filter(None, table.columns))
+    try:
+        table = (about.arrange or pd.DataFrame)(table.assign(**labels.fixed))
+        frame = pd.DataFrame({name: table[column] for name, column in labels.columns.items()})
+        if about.flags: frame["labels"] = flag_keywords(table, about.flags)
+    except KeyError as error: raise UserError(f"{path}: no column {error}; it has {names}") from None
+    return frame.assign(note=table["note"] if "note" in table else ""), rejects
+
+# %% ../../nbs/data/06_named_sets.ipynb #4a8939af
 class NamedSource:
     """The public data set `name`, described in `DESCRIPTIONS`, in the folder `root`."""
 
@@ -124,31 +139,13 @@ class NamedSource:
         else: self.notes = [f"{name} is missing: its photographs are left out" for name in names if name not in [labels.file for labels, _ in found]]
         return [self.part(labels, path) for labels, path in found]
 
-# %% ../../nbs/data/06_named_sets.ipynb #ecfdfe15
-def read_labels(about: Description, labels: LabelFile, path: Path) -> tuple[pd.DataFrame, list[Reject]]:
-    """(cells of one label file, one row an eye, named as in `FolderColumns`; rows that could not be read)."""
-    if path.is_dir(): table, rejects = pd.DataFrame({"path": [p.relative_to(path).as_posix() for p in photographs(path)]}), []
-    else:
-        needed = [] if about.arrange else [c for c in (*labels.columns.values(), *about.flags) if c not in labels.fixed]
-        table, rejects = read_table(path, needed, labels.delimiter, labels.header)
-    names = ", ".join(filter(None, table.columns))
-    try:
-        table = (about.arrange or pd.DataFrame)(table.assign(**labels.fixed))
-        frame = pd.DataFrame({name: table[column] for name, column in labels.columns.items()})
-        if about.flags: frame["labels"] = flag_keywords(table, about.flags)
-    except KeyError as error: raise UserError(f"{path}: no column {error}; it has {names}") from None
-    return frame.assign(note=table["note"] if "note" in table else ""), rejects
-
-# %% ../../nbs/data/06_named_sets.ipynb #c211879d
-def _part(self, labels: LabelFile, path: Path) -> Part:
-    "Read one label file, and note where its length is not the published one."
-    images = path.resolve() if path.is_dir() else find_folder(self.root, path, labels.images)
-    frame, rejects = read_labels(self.about, labels, path)
-    rows = len(frame) + len(rejects)
-    if labels.rows not in (None, rows): self.notes.append(f"{path.name} has {rows:,} rows, {labels.rows:,} were published")
-    return Part(path.name, images, frame, labels.prefix, tuple(rejects))
-
-NamedSource.part = _part
+    def part(self, labels: LabelFile, path: Path) -> Part:
+        """Rows of the label file `path`; where their number is not the published one, a note is made."""
+        images = path.resolve() if path.is_dir() else find_folder(self.root, path, labels.images)
+        frame, rejects = read_labels(self.about, labels, path)
+        rows = len(frame) + len(rejects)
+        if labels.rows not in (None, rows): self.notes.append(f"{path.name} has {rows:,} rows, {labels.rows:,} were published")
+        return Part(path.name, images, frame, labels.prefix, tuple(rejects))
 
 # %% ../../nbs/data/06_named_sets.ipynb #cdac117f
 EYEPACS = Description(

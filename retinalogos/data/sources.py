@@ -410,7 +410,7 @@ def read_parts(parts: Iterable[Part], pattern: re.Pattern | None = None, spellin
         for file in files:
             if file not in named: yield Reject(file.relative_to(folder).as_posix(), f"no row in {' or '.join(tables[folder])} names this image")
 
-# %% ../../nbs/data/03_sources.ipynb #e37b4f08
+# %% ../../nbs/data/03_sources.ipynb #c9c0565f
 class FolderSource:
     """Photographs in a folder with one CSV (or .xlsx) row each.
 
@@ -428,7 +428,7 @@ class FolderSource:
     def __init__(self, root, table="labels.csv", images="images", columns=None, name=None, name_pattern=None):
         self.root = Path(root).expanduser().resolve()
         if not self.root.is_dir(): raise UserError(f"{self.root}: no such data folder; set it under [data] in settings.ini")
-        self.table, self.images, self.where, self.notes = self.root / table, (self.root / images).resolve(), str(self.root), []
+        self.table, self.images, self.where, self.notes = self.root / table, (self.root / images).resolve(), "a folder of this machine", []
         self.columns = FolderColumns.model_validate(columns or {})
         try: self.name, self.pattern = name or self.root.name, re.compile(name_pattern) if name_pattern else None
         except re.error as error: raise UserError(f"dataset.name_pattern {name_pattern!r} is not a regular expression: {error}") from None
