@@ -213,7 +213,7 @@ class Segmenter(nn.Module):
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0), skip], dim=1))
         return F.pixel_shuffle(self.head(x), 2)
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #7d7d0721
+# %% ../../nbs/analysis/09_biomarkers.ipynb #b035032c
 def worsen(photographs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Photographs uint8 [B, 3, H, W], each relit by up to 20 %, softened and grained at random; nothing moves."""
     batch = (len(photographs), 1, 1, 1)
@@ -225,10 +225,10 @@ def worsen(photographs: torch.Tensor, generator: torch.Generator) -> torch.Tenso
 
 
 def segmentation_loss(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy plus one minus the soft Dice overlap of each structure over the batch; both [B, structures, H, W]."""
+    """Ten times the cross-entropy, which keeps areas right, plus one minus the soft Dice overlap of each structure; both [B, structures, H, W]."""
     found = torch.sigmoid(logits)
     dice = (2 * (found * shares).sum((0, 2, 3)) + 1) / (found.sum((0, 2, 3)) + shares.sum((0, 2, 3)) + 1)
-    return F.binary_cross_entropy_with_logits(logits, shares) + (1 - dice).mean()
+    return 10 * F.binary_cross_entropy_with_logits(logits, shares) + (1 - dice).mean()
 
 
 def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_size: int = 8, lr: float = 6e-3, seed: int = 0,
@@ -321,7 +321,7 @@ def measurement_error(found: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
                       "spearman": spearmanr(first, second).statistic if len(first) > 2 and np.ptp(first) > 0 and np.ptp(second) > 0 else np.nan}
     return pd.DataFrame(rows).T.astype({"n": int})
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #e86e1855
+# %% ../../nbs/analysis/09_biomarkers.ipynb #6f73605b
 def scaled_wasserstein(values, is_real) -> float:
     """Wasserstein distance of the values [N] that are real from those that are not, in standard deviations of the real ones."""
     real, other = values[is_real], values[~is_real]
@@ -337,13 +337,24 @@ def ks_distance(values, is_real) -> float:
         raise ValueError("only one kind")
     return float(ks_2samp(values[is_real], values[~is_real], method="asymp").statistic)
 
-
+# %% ../../nbs/analysis/09_biomarkers.ipynb #5ee54dee
 def _halves(groups, seed: int) -> np.ndarray:
     """A random half of the groups (patients) as bool rows."""
     names = np.unique(groups)
     return np.isin(groups, np.random.default_rng(seed).permutation(names)[:len(names) // 2])
 
-# %% ../../nbs/analysis/09_biomarkers.ipynb #c0de43b1
+
+def _floor(distance, values, owners, seed: int, splits: int = 20) -> float | None:
+    """Mean distance between random halves of one set; None where it is not defined."""
+    found = []
+    for k in range(splits):
+        try:
+            found.append(distance(values, _halves(owners, seed + k)))
+        except ValueError:
+            pass
+    return round(float(np.mean(found)), 6) if found else None
+
+# %% ../../nbs/analysis/09_biomarkers.ipynb #84d865d4
 def compare_distributions(real: pd.DataFrame, synthetic: pd.DataFrame, real_groups=None, draws: int = 200, seed: int = 0) -> dict:
     """For each biomarker: medians, `wasserstein` and `ks` with bootstrap intervals, and their `floor` (mean over 20 splits of the real set).
 
@@ -366,17 +377,6 @@ def compare_distributions(real: pd.DataFrame, synthetic: pd.DataFrame, real_grou
             found[name][label] = bootstrap_interval(distance, values, is_real, draws=draws, seed=seed, groups=groups)
             found[name][f"{label}_floor"] = _floor(distance, values[is_real], owners[keep[0]], seed)
     return found
-
-
-def _floor(distance, values, owners, seed: int, splits: int = 20) -> float | None:
-    """Mean distance between random halves of one set; None where it is not defined."""
-    found = []
-    for k in range(splits):
-        try:
-            found.append(distance(values, _halves(owners, seed + k)))
-        except ValueError:
-            pass
-    return round(float(np.mean(found)), 6) if found else None
 
 # %% ../../nbs/analysis/09_biomarkers.ipynb #8574a87a
 def prompted_ratio(prompt: str) -> float:

@@ -142,7 +142,7 @@ def key_digest(seed: int, items: list[dict]) -> str:
     """16 hexadecimal digits that change with anything in the key, and from which nothing can be read."""
     return hashlib.sha256(json.dumps([seed, items], sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../../nbs/analysis/10_reader_pack.ipynb #1b2520a2
+# %% ../../nbs/analysis/10_reader_pack.ipynb #a7cc50a2
 ASPECTS = ("disc", "macula", "vessels", "nerve_fibre_layer", "lesions", "overall_quality")
 """What is rated 1 (poor) to 3 (good), as in the paper."""
 
@@ -151,9 +151,11 @@ PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 66rem; padding: 0 1rem; background: #111; color: #eee }
-main { display: flex; gap: 2rem; flex-wrap: wrap }
-img { width: min(75vmin, 34rem); background: #000 }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 72rem; padding: 0 1rem; background: #111; color: #eee }
+h1 { font-size: 1.3rem; margin: 0 }
+main { display: grid; gap: 1.5rem; grid-template-columns: minmax(0, 1fr) auto; align-items: start }
+@media (max-width: 56rem) { main { grid-template-columns: 1fr } }
+img { width: 100%; max-width: 80vh; background: #000 }
 button, input { font: inherit; padding: .25rem .7rem; margin: .1rem; background: #333; color: #eee; border: 1px solid #777 }
 button[aria-pressed=true] { background: #56B4E9; color: #000 }
 tr[aria-current=true] { outline: 2px solid #E69F00 }
@@ -172,8 +174,8 @@ it is and how sure you are, then rate six aspects. There is no time limit; you m
 <kbd>&uarr;</kbd> <kbd>&darr;</kbd> row, <kbd>&larr;</kbd> <kbd>&rarr;</kbd> photograph, <kbd>Enter</kbd> next one that is not complete.</p>
 <main><img id="picture" alt="fundus photograph to be judged"><div><table><tbody id="rows"></tbody></table>
 <p id="place" role="status"></p>
-<button id="back">&larr; back</button><button id="next">next &rarr;</button><button id="export">save answers to a file</button>
-<button id="leave">change reader</button></div></main></div>
+<button id="back">&larr; back</button><button id="next">next &rarr;</button><br>
+<button id="export">save answers to a file</button><button id="leave">change reader</button></div></main></div>
 <p id="warning" role="alert" hidden>This browser does not keep your answers. Save them to a file before you close the page.</p>
 <script>const study = "__STUDY__", aspects = __ASPECTS__, pictures = __PICTURES__;
 __SCRIPT__</script></body></html>"""
@@ -212,7 +214,7 @@ function exported() {
   return JSON.stringify({study, reader, answers: list}, null, 1);
 }"""
 
-# %% ../../nbs/analysis/10_reader_pack.ipynb #3d914bb9
+# %% ../../nbs/analysis/10_reader_pack.ipynb #eb5ef12e
 SCREEN_SCRIPT = """
 function button(text, pressed, act) {
   const b = document.createElement("button");
@@ -222,7 +224,7 @@ function button(text, pressed, act) {
 function line([name, words], k) {
   const tr = document.createElement("tr"), head = document.createElement("td"), cell = document.createElement("td");
   head.textContent = name === "judged" ? "this is" : name === "confidence" ? "I am" : name.replaceAll("_", " ");
-  const values = k === 0 ? words : k === 1 ? [1, 2, 3] : [1, 2, 3, 0], texts = k > 1 ? [...words, "0 can't judge"] : words;
+  const values = k === 0 ? words : k === 1 ? [1, 2, 3] : [1, 2, 3, 0], texts = k > 1 ? [...words, "0 cannot"] : words;
   cell.append(...values.map((v, i) => button(texts[i], answer()[name] === v, () => { row = k; choose(v); })));
   tr.setAttribute("aria-current", k === row); tr.append(head, cell);
   return tr;
