@@ -44,7 +44,7 @@ repro: install
 test: export OMP_NUM_THREADS := 1
 test: install
 	nbdev-test --n-workers 2 --timing --skip-folder-re '^([_.]|stages|results|explore)' nbs
-	pytest -q tests
+	pytest -q -n 2 --dist loadfile tests
 
 lab: install
 	jupyter lab nbs
