@@ -40,11 +40,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 repro: install
 	dvc repro
 
-# notebooks of the library run as tests, two at a time and one thread each; then what crosses modules
+# notebooks of the library run as tests, then what crosses modules, the longest file first; two at a time and one thread each
 test: export OMP_NUM_THREADS := 1
 test: install
 	nbdev-test --n-workers 2 --timing --skip-folder-re '^([_.]|stages|results|explore)' nbs
-	pytest -q -n 2 --dist loadfile tests
+	pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/test_pipeline.py tests
 
 lab: install
 	jupyter lab nbs
