@@ -3,7 +3,7 @@
 # make lab     JupyterLab on the same environment
 # make site    the documentation site, results included, in _site/
 # make readme  README.md from nbs/index.ipynb
-# make clean   remove what was made (the environment too); committed results and the journal of captions stay
+# make clean   remove what was made (the environment too); committed results and the journals of captions and scores stay
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -57,4 +57,4 @@ readme: install
 
 clean:
 	rm -rf $(VENV) _docs _site build *.egg-info .pytest_cache
-	find data -mindepth 1 -maxdepth 1 ! -name results ! -name captions_journal -exec rm -rf {} + 2>/dev/null || true
+	find data -mindepth 1 -maxdepth 1 ! -name results ! -name captions_journal ! -name purify_journal -exec rm -rf {} + 2>/dev/null || true

@@ -243,6 +243,8 @@ class PurifySection(Section):
     use_clip: bool = Field(description="drop the pairs that CLIP likes least")
     rule_threshold: float = Field(ge=0, le=1, description="lowest rule score kept")
     clip_quantile: float = Field(ge=0, lt=1, description="share of pairs dropped for a low CLIP score")
+    llm: str | None = Field(description="hub name or folder of a causal language model that compares caption and record; null asks none")
+    llm_threshold: float = Field(ge=0, le=1, description="lowest score of the language model kept")
 
 # %% ../nbs/00_config.ipynb #f757998a
 class SampleSection(Section):

@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).parent.parent
-PARAMETERS = ["seed", "low_resolution", "high_resolution", "use_rule", "use_clip", "rule_threshold", "clip_quantile"]
+PARAMETERS = ["seed", "low_resolution", "high_resolution", "use_rule", "use_clip", "rule_threshold", "clip_quantile", "llm", "llm_threshold"]
 NOTEBOOK = "nbs/stages/04_purify.ipynb"
 
 
@@ -63,7 +63,7 @@ def test_the_same_stage_twice_gives_the_same_bytes(project):
 
 @pytest.mark.parametrize("change, said", [
     (dict(names=PARAMETERS[:-1] + ["clip_quantil"]), "parameter 'clip_quantil' is not in params.yaml; did you mean 'clip_quantile'?"),
-    (dict(names=PARAMETERS[:-1]), "no parameter 'clip_quantile' for this key of params.yaml"),
+    (dict(names=PARAMETERS[:-1]), "no parameter 'llm_threshold' for this key of params.yaml"),
     (dict(tags=()), "expected one cell tagged 'parameters', found 0"),
 ])
 def test_parameters_that_do_not_match_stop_it_before_it_starts(project, change, said):

@@ -1,7 +1,7 @@
 """How fast captions are made. Prints numbers; no test.
 
     python tests/benchmarks/captions.py client           our client against a server of known speed on loopback
-    python tests/benchmarks/captions.py template         simulated records captioned by the template backend and examined, in shards
+    python tests/benchmarks/captions.py template         simulated records captioned by the template backend, examined and purified, in shards
 
 `client`: the server answers at most `--slots` requests at a time, each after `--latency` seconds, as a model on a GPU would; so it can give
 slots / latency captions a second. What it really gives is measured with a bare client, which sends the same ready-made request again and again.
@@ -29,6 +29,7 @@ from retinalogos.config import write_table
 from retinalogos.data.records import EyeRecord
 from retinalogos.data.simulate import draw_counts, draw_geometry, draw_patient, draw_plan, findings_of, record_of
 from retinalogos.stage import measured
+from retinalogos.training.purify import purify, strata
 
 SAID = json.dumps({name: "normal" for name in STRUCTURES} | {"caption": "right eye with clear media, an optic disc with sharp margins and even vessels"})
 REPLY = json.dumps({"choices": [{"message": {"content": SAID}}], "usage": {"prompt_tokens": 900, "completion_tokens": 60}}).encode()
@@ -120,18 +121,28 @@ def caption_shard(first, folder, n, size):
     examination = examine_table(captions, records)
     examined = time.perf_counter()
     write_table(folder / f"captions-{first:09d}.parquet", captions)
-    write_table(folder / f"examination-{first:09d}.parquet", examination)
+    write_table(folder / f"examination-{first:09d}.parquet", examination.assign(stratum=strata(records)))
     return len(captions), captioned - simulated, examined - captioned, time.perf_counter() - examined, simulated - start
 
 
+def purify_shards(folder):
+    """Purify all shards as one set, with CLIP scores drawn at random, as if they were known: (pairs kept, seconds)."""
+    start = time.perf_counter()
+    table = pd.concat([pd.read_parquet(file, columns=["image_id", "contradictions", "stratum"]) for file in sorted(folder.glob("examination-*.parquet"))])
+    scores = purify(table["image_id"], table["contradictions"], np.random.default_rng(0).normal(30, 5, len(table)), table["stratum"])
+    write_table(folder / "scores.parquet", scores)
+    return int(scores["kept"].sum()), time.perf_counter() - start
+
+
 def template(args):
-    """Caption and examine `--n` simulated records in shards, in `--workers` processes."""
+    """Caption and examine `--n` simulated records in shards, in `--workers` processes, then purify them."""
     with TemporaryDirectory() as folder, measured() as cost, ProcessPoolExecutor(args.workers) as pool:
         shards = list(pool.map(partial(caption_shard, folder=Path(folder), n=args.n, size=args.shard), range(0, args.n, args.shard)))
+        kept, purifying = purify_shards(Path(folder))
     captions, captioning, examining, writing, simulating = map(sum, zip(*shards))
     seconds = cost["seconds"] - simulating / args.workers
     print(f"{captions} records in {args.workers} processes: {seconds:.0f} s, {captions / seconds:.0f} images/s, at most {cost['peak_memory_gb']:.2f} GB "
-          f"(process seconds: captions {captioning:.0f}, examination {examining:.0f}, writing {writing:.0f}; simulating the records, not counted, {simulating:.0f})")
+          f"(process seconds: captions {captioning:.0f}, examination {examining:.0f}, writing {writing:.0f}; then purification {purifying:.0f}, {kept} kept; simulating the records, not counted, {simulating:.0f})")
 
 
 if __name__ == "__main__":
