@@ -123,7 +123,7 @@ def wrong_captions(sheet: pd.DataFrame, sample: pd.DataFrame) -> str:
         if image_id not in known: return f"row {row}, column image_id: '{image_id}' is not in sample.csv; only its {len(known)} are allowed"
         if caption != known[image_id]: return f"row {row}, column caption: the caption of {image_id} was changed; allowed is '{known[image_id]}'"
     missing = [image_id for image_id in known if image_id not in set(sheet["image_id"])]
-    return f"{len(missing)} rows are missing, column image_id: the first is {missing[0]}; all {len(known)} of sample.csv are needed" if missing else ""
+    return f"rows missing: {len(missing)}, column image_id: the first is {missing[0]}; all {len(known)} of sample.csv are needed" if missing else ""
 
 
 def wrong_answers(sheet: pd.DataFrame) -> str:
