@@ -155,7 +155,9 @@ def open_rows(sheet: pd.DataFrame) -> pd.Series:
 def row_page(row: pd.Series, record: dict) -> str:
     """HTML of what a reader has to examine: the caption, and below it what the record says."""
     known = {key: record[key] for key in RECORD_KEYS if key in record and isinstance(record[key], str) and record[key] not in ("", "[]", "{}")}
-    lines = "".join(f"<tr><td><b>{key.replace('_', ' ')}</b></td><td>{html.escape(text)}</td></tr>" for key, text in known.items())
+    plain = {key: re.sub(r'[\[\]{}"]', "", text).replace("_", " ") if RECORD_KEYS[key] else text for key, text in known.items()}
+    lines = "".join(f"<tr><td style='white-space: nowrap; padding-right: 1em'><b>{key.replace('_', ' ')}</b></td><td>{html.escape(text)}</td></tr>"
+                    for key, text in plain.items())
     return f"<p style='max-width: 45em; font-size: 115%; line-height: 1.4'>{html.escape(row['caption'])}</p><table>{lines}</table>"
 
 # %% ../../nbs/captions/06_sheet.ipynb #582d311f
@@ -165,14 +167,16 @@ class SheetForm(widgets.VBox):
     def __init__(self, path: str | Path, images: dict, records: dict):
         super().__init__()
         self.path, self.images, self.records, self.showing = Path(path), images, records, False
-        self.photograph, self.page, self.progress = widgets.Image(format="png", layout={"max_width": "512px"}), widgets.HTML(), widgets.Label()
-        self.answers = {name: widgets.ToggleButtons(options=allowed, value=None, description=name) for name, allowed in ANSWERS.items()}
+        self.photograph = widgets.Image(format="png", layout={"width": "512px", "height": "auto", "flex": "0 0 auto"})
+        self.page, self.progress = widgets.HTML(), widgets.Label()
+        self.answers = {name: widgets.ToggleButtons(options=allowed, value=None, description=name, style={"button_width": "6em"})
+                        for name, allowed in ANSWERS.items()}
         self.note = widgets.Textarea(description="note", continuous_update=False)
         self.back, self.next = widgets.Button(description="back"), widgets.Button(description="next")
         for column, control in self.controls.items(): control.observe(lambda change, column=column: self.attempt(self.save, column, change["new"]), "value")
         for button, step in ((self.back, -1), (self.next, 1)): button.on_click(lambda _, step=step: self.attempt(self.show, self.place + step))
         side = widgets.VBox([self.page, *self.controls.values(), widgets.HBox([self.back, self.next]), self.progress])
-        self.children = [widgets.HBox([self.photograph, side])]
+        self.children = [widgets.HBox([self.photograph, side], layout={"align_items": "flex-start"})]  # stretched, the eye would lose its shape
         self.show(int(np.argmax(open_rows(read_sheet(path)))))
 
     @property
