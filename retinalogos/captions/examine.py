@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LESION_TERMS', 'ITEM_TERMS', 'ANY_LESION', 'NEGATION', 'HEDGE', 'END_OF_SCOPE', 'AMOUNT', 'NEXT_AMOUNT', 'LATE_NO',
            'LIST_GOES_ON', 'OPEN', 'LATE_HEDGE', 'SIDE', 'NOT_DISC', 'DR_TERM', 'DR_KINDS', 'JOINT', 'CUP_RATIO',
-           'BOUND', 'IMAGE', 'BLUR', 'QUALITY_TERMS', 'ANY_QUALITY', 'QUALITY_HINT', 'DR_LESIONS', 'ADVANCED',
+           'BOUND', 'IMAGE', 'BLUR', 'BADLY', 'QUALITY_TERMS', 'ANY_QUALITY', 'QUALITY_HINT', 'DR_LESIONS', 'ADVANCED',
            'CUP_TOLERANCE', 'clauses', 'split_commas', 'status', 'only', 'read_eye', 'read_disc_side', 'read_dr_grade',
            'read_glaucoma', 'spoken_lesions', 'read_lesions', 'read_cup_to_disc', 'read_quality', 'Facts',
            'extract_facts', 'excluded_lesions', 'contradictions', 'Examination', 'examine', 'examination_row',
@@ -49,7 +49,8 @@ END_OF_SCOPE = re.compile(r"[.;:]|\b(?:but|however|although|though|except|yet|wh
 # %% ../../nbs/captions/01_examine.ipynb #6c5c0518
 AMOUNT = r"(?:few|several|many|some|scattered|numerous|multiple|a|an|the|there|definite|retina|retinal|clear|visible|prominent|extensive)"
 NEXT_AMOUNT = re.compile(rf",? and (?={AMOUNT} )")
-LATE_NO = re.compile(r",? ?(?:(?:is|are|was|were|can|could|has|have) )?(?:all |both |also )?(?:been )?(?:not|absent|lacking|none|ruled out|cannot be (?:seen|found|identified))\b|\(-\)")
+LATE_NO = re.compile(r",? ?(?:(?:is|are|was|were|can|could|has|have) )?(?:all |both |also )?(?:been )?"
+                     r"(?:not|absent|lacking|none|ruled out|cannot be (?:seen|found|identified))\b|\(-\)")
 LIST_GOES_ON = re.compile(rf"(?:(?!{AMOUNT} |no |without )[\w-]+ )?(?:vitreous ha?em|{ANY_LESION.pattern})")
 
 # %% ../../nbs/captions/01_examine.ipynb #734f9ce6
@@ -176,11 +177,12 @@ def read_cup_to_disc(text: str) -> float | None:
 # %% ../../nbs/captions/01_examine.ipynb #f3c556c9
 IMAGE = r"(?:image|photograph|photo|picture|view|media|focus)"
 BLUR = r"(?:blurr(?:ed|y)|haz[ye]|out[ -]of[ -]focus|unsharp)"
+BADLY = r"(?:badly|severely|heavily|too|very)"
 QUALITY_TERMS = {
     "reject": rf"ungrad[ae]?able|unusable|(?:poor|low|bad|insufficient|inadequate)[ -](?:{IMAGE} )?quality|quality (?:is|was) (?:very |too )?(?:poor|low|bad|insufficient)|"
-              rf"(?:badly|severely|heavily|too|very) {BLUR}|not gradable",
+              rf"{BADLY} {BLUR}|not gradable",
     "usable": rf"\busable\b|(?:adequate|acceptable|fair|moderate|limited|reduced) (?:{IMAGE} )?quality|quality (?:is|was) (?:adequate|acceptable|fair|moderate|limited|reduced)|"
-              rf"\b{BLUR} {IMAGE}|{IMAGE} (?:is|was|appears|looks) (?:\w+ )?{BLUR}",
+              rf"\b{BLUR} {IMAGE}|{IMAGE} (?:is|was|appears|looks) (?:(?!{BADLY})\w+ )?{BLUR}",
     "good": rf"(?:good|excellent|high)[ -](?:{IMAGE} )?quality|quality (?:is|was) (?:good|excellent|high)|\bclear media|well[ -]focuss?ed|"
             rf"(?:clear|sharp) (?:image|photograph|photo|picture)\b|(?:image|photograph|photo|picture|view|media|focus) (?:is|are) (?:clear|sharp)\b",
 }
