@@ -287,8 +287,7 @@ def examination_row(image_id: str, examination: Examination) -> dict:
     row = {"image_id": image_id} | {item: facts[item] for item in ITEM_TERMS}
     row |= {f"stated_{name}": facts[name] for name in ("eye", "disc_side", "dr_grade")}
     row |= {name: json.dumps(facts[name]) for name in ("stated_lesions", "denied_lesions")}
-    row |= {"stated_glaucoma": facts["glaucoma"], "contradictions": json.dumps(examination.contradictions), "faithful": examination.faithful}
-    return row | {"stated_cup_to_disc": facts["cup_to_disc"], "stated_quality": facts["quality"], "hedged_lesions": json.dumps(facts["hedged_lesions"])}
+    return row | {"stated_glaucoma": facts["glaucoma"], "contradictions": json.dumps(examination.contradictions), "faithful": examination.faithful}
 
 # %% ../../nbs/captions/01_examine.ipynb #8edbc609
 def examine_table(captions: pd.DataFrame, records: pd.DataFrame, findings: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -301,8 +300,7 @@ def examine_table(captions: pd.DataFrame, records: pd.DataFrame, findings: pd.Da
     missing = sorted(set(captions["image_id"]) - set(known))
     if missing: raise ValueError(f"{len(missing)} captions have no record, the first is {missing[0]}")
     rows = [examination_row(i, examine(text, known[i], exact.get(i))) for i, text in zip(captions["image_id"], captions["caption"])]
-    return pd.DataFrame(rows).astype({"stated_dr_grade": "Int64", "stated_glaucoma": "boolean", "stated_cup_to_disc": "float64",
-                                      **dict.fromkeys(("stated_eye", "stated_disc_side", "stated_quality"), "string")})
+    return pd.DataFrame(rows).astype({"stated_dr_grade": "Int64", "stated_glaucoma": "boolean", "stated_eye": "string", "stated_disc_side": "string"})
 
 # %% ../../nbs/captions/01_examine.ipynb #33274414
 def detection(flagged, planted) -> dict[str, float]:
