@@ -76,7 +76,7 @@ def split_commas(part: str) -> list[str]:
     return kept
 
 # %% ../../nbs/captions/01_examine.ipynb #8b080ef5
-OPEN = re.compile(r"\b(?:cannot|can not|not) be (?:excluded|ruled out|assessed|judged|graded)|\bnot excluded|\bneither \w+ nor excluded|^\?")
+OPEN = re.compile(r"\b(?:cannot|can not|not) (?:yet )?(?:be(?:en)? )?(?:excluded|ruled out|assessed|judged|graded)|\bneither \w+ nor excluded|^\?")
 LATE_HEDGE = re.compile(rf",? ?(?:(?:is|are|was|were|also) )?{HEDGE.pattern}")
 
 def status(clause: str, start: int, end: int) -> str:
