@@ -126,7 +126,8 @@ def examination_report(sheets, examination: pd.DataFrame | None, n_total: int, d
 
     Raises
     ------
-    UserError : sheets cannot be read or are of different samples, or the examination lacks a caption.
+    UserError
+        sheets cannot be read or are of different samples, or the examination lacks a caption.
     """
     sheets = sheets if isinstance(sheets, dict) else read_sheets(sheets)
     check_sheets(sheets, n_total)

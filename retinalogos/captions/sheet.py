@@ -36,7 +36,8 @@ def sample_size(half_width: float, expected: float = 0.5, n_total: int | None = 
 
     Raises
     ------
-    UserError : a value outside its range.
+    UserError
+        a value outside its range.
     """
     if not 0 < half_width < 1: raise UserError(f"half_width is {half_width}; it lies between 0 and 1")
     if not 0 <= expected <= 1: raise UserError(f"expected is {expected}; a share lies in 0..1")
@@ -51,7 +52,7 @@ def sample_size(half_width: float, expected: float = 0.5, n_total: int | None = 
 # %% ../../nbs/captions/06_sheet.ipynb #33d8d3f3
 ITEMS = tuple(ITEM_TERMS)
 ANSWERS = {item: ("right", "wrong", "absent") for item in ITEMS} | {"faithful": ("yes", "no")}
-"""What a reader may say: of each item that it is described rightly, wrongly or not at all; of the whole caption whether it is faithful."""
+"""What a reader may say of each item (it is described rightly, wrongly or not at all), and whether the whole caption is faithful."""
 
 SHEET_COLUMNS = ("image_id", "caption", *ANSWERS, "note")
 
@@ -69,7 +70,8 @@ def draw_sample(captions: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
 
     Raises
     ------
-    UserError : an image_id stands twice, or there are fewer captions than `n`.
+    UserError
+        an image_id stands twice, or there are fewer captions than `n`.
     """
     written = captions.loc[captions["caption"] != "", ["image_id", "caption"]].astype(str)
     if written["image_id"].duplicated().any(): raise UserError(f"captions: {written['image_id'][written['image_id'].duplicated()].iloc[0]} stands twice")
@@ -83,7 +85,8 @@ def make_sheets(folder: str | Path, sample: pd.DataFrame, readers: list[str]) ->
 
     Raises
     ------
-    UserError : a name that is no file name, a sheet that is there already, or a folder with another sample.
+    UserError
+        a name that is no file name, a sheet that is there already, or a folder with another sample.
     """
     blank, paths = Path(folder) / "sample.csv", [Path(folder) / f"sheet-{reader}.csv" for reader in readers]
     for reader, path in zip(readers, paths):
@@ -99,7 +102,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
     Raises
     ------
-    UserError : there is no such file, it is not CSV in UTF-8, or its columns or the cells of a row are others.
+    UserError
+        there is no such file, it is not CSV in UTF-8, or its columns or the cells of a row are others.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -117,12 +121,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
 def wrong_captions(sheet: pd.DataFrame, sample: pd.DataFrame) -> str:
     """Where the captions of a sheet are not those of the sample, or ""."""
     known = dict(zip(sample["image_id"], sample["caption"]))
-    twice = sheet["image_id"].duplicated()
-    for row, image_id, caption in zip(sheet.index, sheet["image_id"], sheet["caption"]):
-        if twice[row]: return f"row {row}, column image_id: {image_id} stands here again; once is allowed"
+    for row, image_id, caption, again in zip(sheet.index, sheet["image_id"], sheet["caption"], sheet["image_id"].duplicated()):
+        if again: return f"row {row}, column image_id: {image_id} stands here again; once is allowed"
         if image_id not in known: return f"row {row}, column image_id: '{image_id}' is not in sample.csv; only its {len(known)} are allowed"
         if caption != known[image_id]: return f"row {row}, column caption: the caption of {image_id} was changed; allowed is '{known[image_id]}'"
-    missing = [image_id for image_id in known if image_id not in set(sheet["image_id"])]
+    there = set(sheet["image_id"])
+    missing = [image_id for image_id in known if image_id not in there]
     return f"rows missing: {len(missing)}, column image_id: the first is {missing[0]}; all {len(known)} of sample.csv are needed" if missing else ""
 
 
@@ -140,7 +144,8 @@ def read_sheet(path: str | Path) -> pd.DataFrame:
 
     Raises
     ------
-    UserError : either file cannot be read, an answer is not in `ANSWERS`, or the captions are not those of the sample.
+    UserError
+        either file cannot be read, an answer is not in `ANSWERS`, or the captions are not those of the sample.
     """
     sheet, sample = read_table(path), read_table(Path(path).with_name("sample.csv"))
     if wrong := wrong_captions(sheet, sample) or wrong_answers(sheet): raise UserError(f"{path}: {wrong}")
@@ -232,7 +237,8 @@ def fill_in(path: str | Path, images: dict | None = None, records: pd.DataFrame 
 
     Raises
     ------
-    UserError : the sheet cannot be read (`read_sheet`).
+    UserError
+        the sheet cannot be read (`read_sheet`).
     """
     known = {} if records is None else {row["image_id"]: row for row in records.to_dict("records")}
     return SheetForm(path, images or {}, known)
