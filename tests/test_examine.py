@@ -1,8 +1,8 @@
-"""What `captions.examine` reads in captions that it was not written for, against facts that a reader wrote down for each of them.
+"""What `captions.examine` reads in captions that it was not written for, against facts that were written down by hand for each of them.
 
-`captions_by_hand.json` holds three sets. On `by_hand` (60 captions) the rules were improved, so its score is a regression test. The 20 of
-`held_out` were written afterwards and no rule was changed for them: theirs is the honest score. The paper's eight captions are read
-from ../shared/realdata where it lies.
+`captions_by_hand.json` holds two sets. On the 80 of `by_hand` the rules were improved, so their score is a regression test. The 60 of
+`held_out` were written and labelled without a look at the rules, and no rule was changed for them: theirs is the honest score. The paper's
+eight captions are read from ../shared/realdata where it lies.
 """
 import json
 from pathlib import Path
@@ -62,15 +62,9 @@ def test_what_is_read_is_there(name):
     assert (table.precision[["all but items", "all"]] >= .9).all()
 
 
-@pytest.mark.parametrize("name", ["paper", "by_hand", pytest.param("held_out", marks=pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="recall on the held-out captions is 0.897, and 0.838 without the checklist items"))])
+@pytest.mark.parametrize("name", ["paper", "by_hand", "held_out"])
 def test_what_is_there_is_read(name):
     assert (scores(captions_of(name)).recall[["all but items", "all"]] >= .9).all()
-
-
-def test_held_out_recall_is_as_named():
-    """The numbers of the mark above: who changes a rule writes new captions, or says here what moved."""
-    assert scores(captions_of("held_out")).recall[["all", "all but items"]].round(3).tolist() == [.897, .838]
 
 
 def test_labels_use_known_words():

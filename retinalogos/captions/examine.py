@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LESION_TERMS', 'ITEM_TERMS', 'ANY_LESION', 'NEGATION', 'HEDGE', 'END_OF_SCOPE', 'AMOUNT', 'NEXT_AMOUNT', 'LATE_NO',
-           'LIST_GOES_ON', 'OPEN', 'LATE_HEDGE', 'SIDE', 'NOT_DISC', 'DR_TERM', 'DR_KINDS', 'JOINT', 'CUP_RATIO',
-           'BOUND', 'IMAGE', 'BLUR', 'BADLY', 'QUALITY_TERMS', 'ANY_QUALITY', 'QUALITY_HINT', 'DR_LESIONS', 'ADVANCED',
-           'CUP_TOLERANCE', 'clauses', 'split_commas', 'status', 'only', 'read_eye', 'read_disc_side', 'read_dr_grade',
-           'read_glaucoma', 'spoken_lesions', 'read_lesions', 'read_cup_to_disc', 'read_quality', 'Facts',
-           'extract_facts', 'excluded_lesions', 'contradictions', 'Examination', 'examine', 'examination_row',
-           'examine_table', 'detection']
+           'LIST_GOES_ON', 'OPEN', 'JOINT_NO', 'LATE_HEDGE', 'SIDE', 'DISC', 'NOT_DISC', 'DR_TERM', 'DR_KINDS', 'JOINT',
+           'CUP_RATIO', 'BOUND', 'IMAGE', 'BLUR', 'BADLY', 'SHARP', 'QUALITY_TERMS', 'ANY_QUALITY', 'QUALITY_HINT',
+           'DR_LESIONS', 'ADVANCED', 'CUP_TOLERANCE', 'clauses', 'split_commas', 'status', 'only', 'read_eye',
+           'read_disc_side', 'read_dr_grade', 'read_glaucoma', 'spoken_lesions', 'read_lesions', 'read_cup_to_disc',
+           'read_quality', 'Facts', 'extract_facts', 'excluded_lesions', 'contradictions', 'Examination', 'examine',
+           'examination_row', 'examine_table', 'detection']
 
 # %% ../../nbs/captions/01_examine.ipynb #83aab958
 import json
@@ -57,6 +57,7 @@ LIST_GOES_ON = re.compile(rf"(?:(?!{AMOUNT} |no |without )[\w-]+ )?(?:vitreous h
 def clauses(caption: str) -> list[str]:
     """Lower-case pieces of a caption within which one negation or hedge holds."""
     text = re.sub(r"(?<=\d)\.(?=\d)", "·", " ".join(caption.lower().split())).replace(": none", " none").replace(": absent", " absent")
+    if "quality:" in text: text = text.replace("quality:", "quality")
     pieces = []
     for sentence in END_OF_SCOPE.split(text):
         for part in NEXT_AMOUNT.split(sentence) if " and " in sentence else [sentence]:
@@ -76,14 +77,15 @@ def split_commas(part: str) -> list[str]:
     return kept
 
 # %% ../../nbs/captions/01_examine.ipynb #8b080ef5
-OPEN = re.compile(r"\b(?:cannot|can not|not) (?:yet )?(?:be(?:en)? )?(?:excluded|ruled out|assessed|judged|graded)|\bneither \w+ nor excluded|^\?")
+OPEN = re.compile(r"\b(?:cannot|can not|not) (?:yet )?(?:be(?:en)? )?(?:excluded|ruled out|assessed|judged|graded)|\bneither (?:be )?\w+ nor (?:excluded|ruled out)|^\?")
+JOINT_NO = re.compile(r"(?:and|or) (?:[\w-]+ ){1,4}?(?:are|were) (?:both |all )?(?:not|absent|lacking)\b")
 LATE_HEDGE = re.compile(rf",? ?(?:(?:is|are|was|were|also) )?{HEDGE.pattern}")
 
 def status(clause: str, start: int, end: int) -> str:
     """"denied", "hedged" or "stated": how a clause speaks of what stands at [start, end) in it."""
     before, after = clause[:start], clause[end:].strip()
     if OPEN.search(after): return "hedged"
-    if NEGATION.search(before) or LATE_NO.match(after): return "denied"
+    if NEGATION.search(before) or LATE_NO.match(after) or JOINT_NO.match(after): return "denied"
     return "hedged" if HEDGE.search(before) or LATE_HEDGE.match(after) else "stated"
 
 # %% ../../nbs/captions/01_examine.ipynb #451608ee
@@ -95,11 +97,14 @@ def only(values):
 # %% ../../nbs/captions/01_examine.ipynb #55770d08
 def read_eye(text: str) -> str | None:
     """"OD" or "OS" as stated by "right eye", "OD", "left eye" or "OS"."""
-    names = re.findall(r"\b(right|left) (?:eye|fundus|retina)\b|\b(od|os)\b", text)
-    return only({"right": "OD", "left": "OS", "od": "OD", "os": "OS"}[a or b] for a, b in names)
+    names = re.findall(r"\b(right|left)[ -](?:eye|fundus|retina)\b|\b(od|os)\b|\beye: ?(right|left)\b", text)
+    return only({"right": "OD", "left": "OS", "od": "OD", "os": "OS"}[a or b or c] for a, b, c in names)
 
 # %% ../../nbs/captions/01_examine.ipynb #15f4d7bc
-SIDE = re.compile(r"\b(?:(?:on|to|at|near|toward|towards|in|of) the (?:far |cent(?:er|re)-)?|(?=\w+-sided))(left|right)\b(?! eye)")
+SIDE = re.compile(r"\b(?:(?:on|to|at|near|toward|towards|in|of|along|by) the (?:far |extreme |very |cent(?:er|re)-)?|"
+                  r"(?=\w+-sided|\w+ of (?:the )?(?:cent(?:er|re)|midline)|\w+(?:-hand)? (?:part|half|edge|margin|border|third|portion|side) of the (?:image|picture|frame|photo))|"
+                  r"(?:far|extreme) )(left|right)\b(?![ -](?:eye|fundus|retina))")
+DISC = re.compile(r"\bdis[ck]\b|\b(?:optic )?nerve head\b|\bpapilla\b")
 NOT_DISC = re.compile(r"macula|fovea|vessel|\beye\b|" + ANY_LESION.pattern)
 
 # %% ../../nbs/captions/01_examine.ipynb #8ff6deec
@@ -107,15 +112,16 @@ def read_disc_side(text: str) -> str | None:
     """"left" or "right": the side of the image where a caption places the optic disc."""
     near, far = [], []
     for sentence in re.split(r"[.;]", text):
-        if "left" not in sentence and "right" not in sentence or not re.search(r"\bdis[ck]\b", sentence): continue
+        if "left" not in sentence and "right" not in sentence or not DISC.search(sentence): continue
         for clause in sentence.split(","):
-            about_disc = re.search(r"\bdis[ck]\b", clause)
+            about_disc = DISC.search(clause)
             if about_disc or not NOT_DISC.search(clause): (near if about_disc else far).extend(SIDE.findall(clause))
     return only(near or far)
 
 # %% ../../nbs/captions/01_examine.ipynb #d19471c6
 DR_TERM = re.compile(r"(?:(mild|moderate|severe)(?: to (?:moderate|severe))? )?"
-                     r"(?:(non-? ?proliferative|proliferative)?(?: ?diabetic)? retinopathy|\b(?=n?p?dr\b)(n?p(?=dr))?dr)\b")
+                     r"(?:(non-? ?proliferative|proliferative)?(?: ?diabetic)? retinopathy|\b(?=n?p?dr\b)(n?p(?=dr))?dr)\b"
+                     r"(?:,? of (?:a )?(mild|moderate|severe) (?:degree|grade|severity|stage)\b)?(?:,? (?:\(?icdr )?(?:grade|level|stage) ([0-4])\b)?")
 DR_KINDS = {"p": "proliferative", "np": "non-proliferative"}
 
 # %% ../../nbs/captions/01_examine.ipynb #1f0f468f
@@ -126,12 +132,13 @@ def read_dr_grade(pieces: list[str]) -> int | None:
         if "dr" not in clause and "retinopathy" not in clause: continue
         for m in DR_TERM.finditer(clause):
             kind = m[2] or DR_KINDS.get(m[3])
-            if not kind and not m[0].endswith(("diabetic retinopathy", "dr")): continue
+            if not kind and "diabetic retinopathy" not in m[0] and not re.search(r"\bdr\b", m[0]): continue
             said = status(clause, m.start(), m.end())
             if said == "denied" and not m[1] and not kind: grades.append(0)
-            if said != "stated" or " to " in m[0] or not kind: continue
-            if kind == "proliferative": grades.append(4)
-            elif m[1]: grades.append({"mild": 1, "moderate": 2, "severe": 3}[m[1]])
+            if said != "stated" or " to " in m[0]: continue
+            if m[5]: grades.append(int(m[5]))
+            elif kind == "proliferative": grades.append(4)
+            elif kind and (m[1] or m[4]): grades.append({"mild": 1, "moderate": 2, "severe": 3}[m[1] or m[4]])
     return only(grades)
 
 # %% ../../nbs/captions/01_examine.ipynb #1aa1aaa8
@@ -170,7 +177,7 @@ BOUND = re.compile(r"less|more|greater|below|above|over|under|least|exceed|norma
 def read_cup_to_disc(text: str) -> float | None:
     """Vertical cup-to-disc ratio (0..1) that a caption gives as a number."""
     if "cup" not in text and "c/d" not in text and "cdr" not in text and "c:d" not in text and "c-d" not in text: return None
-    values = [(float(m[2]), float(m[3] or m[2])) for m in CUP_RATIO.finditer(text) if not BOUND.search(m[1])]
+    values = [(float(m[2]), float(m[3] or m[2])) for m in CUP_RATIO.finditer(re.sub(r"\b(approx|ca|c)\. ", r"\1 ", text)) if not BOUND.search(m[1])]
     value = only([number for pair in values for number in pair])
     return value if value is not None and value <= 1 else None
 
@@ -178,16 +185,17 @@ def read_cup_to_disc(text: str) -> float | None:
 IMAGE = r"(?:image|photograph|photo|picture|view|media|focus)"
 BLUR = r"(?:blurr(?:ed|y)|haz[ye]|out[ -]of[ -]focus|unsharp)"
 BADLY = r"(?:badly|severely|heavily|too|very)"
+SHARP = r"(?:clear|sharp|crisp)"
 QUALITY_TERMS = {
-    "reject": rf"ungrad[ae]?able|unusable|(?:poor|low|bad|insufficient|inadequate)[ -](?:{IMAGE} )?quality|quality (?:is|was) (?:very |too )?(?:poor|low|bad|insufficient)|"
-              rf"{BADLY} {BLUR}|not gradable",
-    "usable": rf"\busable\b|(?:adequate|acceptable|fair|moderate|limited|reduced) (?:{IMAGE} )?quality|quality (?:is|was) (?:adequate|acceptable|fair|moderate|limited|reduced)|"
-              rf"\b{BLUR} {IMAGE}|{IMAGE} (?:is|was|appears|looks) (?:(?!{BADLY})\w+ )?{BLUR}",
-    "good": rf"(?:good|excellent|high)[ -](?:{IMAGE} )?quality|quality (?:is|was) (?:good|excellent|high)|\bclear media|well[ -]focuss?ed|"
-            rf"(?:clear|sharp) (?:image|photograph|photo|picture)\b|(?:image|photograph|photo|picture|view|media|focus) (?:is|are) (?:clear|sharp)\b",
+    "reject": rf"ungrad[ae]?able|unusable|(?:poor|low|bad|insufficient|inadequate)[ -](?:{IMAGE} )?quality|quality (?:(?:is|was) )?(?:very |too )?(?:poor|low|bad|insufficient)|"
+              rf"{BADLY} {BLUR}|not gradable|too (?:dark|bright|dim)\b",
+    "usable": rf"\busable\b|(?:adequate|acceptable|fair|moderate|limited|reduced) (?:{IMAGE} )?quality|quality (?:(?:is|was) )?(?:adequate|acceptable|fair|moderate|limited|reduced)|"
+              rf"\b{BLUR} {IMAGE}|(?:slight(?:ly)?|mild(?:ly)?|somewhat|a little|a bit|moderately) {BLUR}|{IMAGE} (?:is|was|appears|looks) (?:(?!{BADLY})\w+ )?{BLUR}",
+    "good": rf"(?:good|excellent|high)[ -](?:{IMAGE} )?quality|quality (?:(?:is|was) )?(?:good|excellent|high)|\bclear media|(?:well|sharply|properly)[ -](?:in )?focuss?(?:ed)?|in (?:sharp|good) focus|"
+            rf"{SHARP} (?:image|photograph|photo|picture)\b|(?:image|photograph|photo|picture|view|media|focus) (?:(?:is|are) )?{SHARP}\b",
 }
 ANY_QUALITY = re.compile("|".join(f"(?P<{name}>{term})" for name, term in QUALITY_TERMS.items()))
-QUALITY_HINT = re.compile(r"qualit|blur|haz|focus|clear|sharp|gradable|usable")
+QUALITY_HINT = re.compile(r"qualit|blur|haz|focus|clear|sharp|crisp|gradable|usable|too ")
 
 # %% ../../nbs/captions/01_examine.ipynb #52e7a5b6
 def read_quality(pieces: list[str]) -> str | None:
