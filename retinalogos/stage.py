@@ -120,7 +120,8 @@ def kernel_manager(folder: str) -> type:
     from jupyter_client.manager import AsyncKernelManager
 
     class ThisPython(AsyncKernelManager):
-        kernel_spec = KernelSpec(**get_kernel_dict() | {"env": stage_environment()})
+        # jupyter_client interrupts a kernel before it ends it; where that comes late the kernel would print an error that is none
+        kernel_spec = KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=CRITICAL"]) | {"env": stage_environment()})
 
         def __init__(self, **kwargs):
             super().__init__(transport="ipc", connection_file=f"{folder}/kernel.json", **kwargs)
