@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from ruamel.yaml import YAML
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from retinalogos.config import STAGES, overlay, read_yaml
 from retinalogos.stage import run_stage
@@ -62,6 +65,40 @@ def test_the_summary_has_the_promised_names(finished):
         for condition in ("real_only", "real_plus_synthetic"):
             assert {"mean", "low", "high"} <= set(summary["downstream"][task][condition])
     assert set(summary["run"]) == {"seconds", "peak_memory_gb", "cores"}
+
+
+def tiny_language_model(folder):
+    """An untaught causal language model over whole words, saved as the hub would hold it."""
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "yes": 2, "no": 3, "left": 4, "right": 5, "retinopathy": 6, "eye": 7}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, pad_token_id=1,
+                                 bos_token_id=None, eos_token_id=None)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_language_model_judges_the_captions(finished, tmp_path):
+    judge = {"llm": tiny_language_model(tmp_path / "judge"), "use_rule": False, "use_clip": False}
+    project = make_project(tmp_path)
+    for name in ("dataset", "captions", "encoders"):
+        shutil.copytree(finished / "data" / name, project / "data" / name)
+
+    def run(threshold):
+        content = read_yaml(project / "params.yaml")
+        overlay(content, {"purify": judge | {"llm_threshold": threshold}})
+        YAML().dump(content, project / "params.yaml")
+        run_stage("purify", project)
+        journal = "".join(file.read_text() for file in sorted((project / "data/purify_journal").glob("*.jsonl")))
+        return pd.read_parquet(project / "data/purified/scores.parquet"), journal
+
+    everything, asked = run(0.0)
+    assert everything.kept.all() and everything.llm_score.between(0, 1).all() and everything.llm_score.nunique() > 1
+    threshold = float(everything.llm_score.median())
+    some, asked_again = run(threshold)
+    assert asked_again == asked and (some.llm_score == everything.llm_score).all(), "what is in the journal is not asked again"
+    assert (some.kept == (some.llm_score >= threshold)).all() and 0 < some.kept.sum() < len(some)
+    assert set(some.reason[~some.kept]) == {"the language model finds it false"}
 
 
 def test_purification_drops_every_caption_found_false(finished):

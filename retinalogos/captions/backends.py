@@ -104,14 +104,14 @@ def folder_revision(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def model_revision(model: str, revision: str | None) -> str:
-    """The exact revision of a hub model or model folder; `UserError` when there is no such model."""
+def model_revision(model: str, revision: str | None, setting: str = "captions.model") -> str:
+    """The exact revision of a hub model or model folder; `UserError` that names the `setting` when there is no such model."""
     from transformers import AutoConfig
     if Path(model).is_dir(): return folder_revision(Path(model))
     try: return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)._commit_hash or revision or ""
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"captions.model '{model}': no such folder, and the hub gives no such model ({reason})") from None
+        raise UserError(f"{setting} '{model}': no such folder, and the hub gives no such model ({reason})") from None
 
 # %% ../../nbs/captions/03_backends.ipynb #16a7038c
 def load_vlm(model: str, revision: str | None, device: str):

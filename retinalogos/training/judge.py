@@ -50,7 +50,7 @@ class Judge:
 def load_judge(name: str, device="cpu") -> Judge:
     "The causal language model of a hub name or folder; UserError when there is none, or its tokenizer has no token for yes and no."
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    revision = model_revision(name, None)
+    revision = model_revision(name, None, "purify.llm")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
@@ -63,14 +63,14 @@ def load_judge(name: str, device="cpu") -> Judge:
     if not yes or not no: raise UserError(f"purify.llm '{name}': its tokenizer has no single token for yes and no; name another model")
     return Judge(model, tokenizer, sorted(set(yes)), sorted(set(no)), f"{name}@{revision}")
 
-# %% ../../nbs/training/05_judge.ipynb #ee5f2acd
+# %% ../../nbs/training/05_judge.ipynb #c73ee3cd
 def judge_question(judge: Judge, caption: str, record) -> str:
     "What the model reads up to its answer: the chat form where the tokenizer has one, else plain text."
     text = JUDGE.format(record=record_text(record), caption=plain_text(caption).replace("<", "(").replace(">", ")"))
     if judge.tokenizer.chat_template is None: return text + "\nAnswer:"
     return judge.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
 
-
+# %% ../../nbs/training/05_judge.ipynb #a3ad89a6
 @torch.inference_mode()
 def yes_share(judge: Judge, questions: list[str]) -> list[float]:
     "Probability of yes, of yes and no together, after each question (0..1)."
@@ -102,7 +102,7 @@ def llm_scores(judge: Judge, captions, records, batch_size: int = 16, journal=No
 
 # %% ../../nbs/training/05_judge.ipynb #d5700b70
 def add_verdicts(contradictions, scores, threshold: float = 0.5) -> list[str]:
-    """N lists of contradictions as JSON text, one more in each whose `scores` entry (0..1) is below `threshold`; purification counts it like those of the rules."""
+    """N lists of contradictions as JSON text, one more in each whose `scores` entry (0..1) is below `threshold`; purification counts it like one of the rules."""
     return [json.dumps([*json.loads(found), "the language model finds it false"]) if score < threshold else found for found, score in zip(contradictions, scores)]
 
 # %% ../../nbs/training/05_judge.ipynb #e0b8ab66
