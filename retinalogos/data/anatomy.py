@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['DR_FREQUENCIES', 'GLAUCOMA_FREQUENCY', 'OTHER_FREQUENCY', 'QUALITY_FREQUENCIES', 'DISC_CENTRED_FREQUENCY',
-           'CORRELATION', 'TEMPORAL', 'NASAL', 'PATH_POINTS', 'SPLINE', 'VEIN_WIDTH', 'ARTERY_WIDTH', 'PIGMENT_COLOURS',
-           'Patient', 'draw_patient', 'eye_quantile', 'Plan', 'draw_plan', 'Geometry', 'draw_geometry', 'main_vessel',
-           'grow', 'branch', 'vessel_tree', 'vessel_maps', 'pigment_colour', 'background', 'choroid', 'macula',
-           'nerve_fibres', 'disc_maps', 'optic_disc']
+           'CORRELATION', 'DISC_RADIUS', 'ATROPHY_FREQUENCY', 'TEMPORAL', 'NASAL', 'PATH_POINTS', 'SPLINE',
+           'VEIN_WIDTH', 'GENERATIONS', 'MAINS', 'PIGMENT_COLOURS', 'Camera', 'draw_camera', 'Patient', 'draw_patient',
+           'eye_quantile', 'Plan', 'draw_plan', 'Geometry', 'draw_cup', 'draw_atrophy', 'draw_geometry', 'main_vessel',
+           'grow', 'share_width', 'branch', 'Tree', 'cut_paths', 'vessel_tree', 'bead', 'crossings', 'nick',
+           'main_widths', 'is_occluded', 'vessel_maps', 'paint_vessels', 'pigment_colour', 'background', 'choroid',
+           'macula', 'nerve_fibres', 'disc_maps', 'optic_disc']
 
 # %% ../../nbs/data/02_anatomy.ipynb #b1f2bab2
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -28,30 +30,51 @@ QUALITY_FREQUENCIES = {"good": .80, "usable": .15, "reject": .05}
 DISC_CENTRED_FREQUENCY = .08
 CORRELATION = .75  # between the two eyes
 
+# %% ../../nbs/data/02_anatomy.ipynb #b8352c55
+@dataclass(frozen=True)
+class Camera:
+    """A camera and its settings; lengths are fractions of the image width."""
+    tint: tuple[float, float, float]  # a factor on red, green, blue
+    saturation: float  # 0 grey, 1 as it is
+    gamma: float  # exponent on the light: above 1 darker
+    field_radius: float
+    field_cut: float  # half height at which the field of view is cut flat; 0.5 or more = not cut
+    notch: float  # radius of the tab at the border that tells up from down; 0 = none
+    vignette: float  # share of the light lost at the border
+    glow: float  # strength of the stray light at the border, 0..1
+
+
+# %% ../../nbs/data/02_anatomy.ipynb #51b599c6
+def draw_camera(rng: Generator) -> Camera:
+    """A camera at random; spread as wide as the colours of the real sets (`analysis.transfer` shows both)."""
+    return Camera(
+        tint=(float(np.exp(rng.normal(0, .12))), float(np.exp(rng.normal(0, .14))), float(np.exp(rng.normal(-.1, .5)))),
+        saturation=float(rng.uniform(.85, 1.3)), gamma=float(np.exp(rng.normal(.05, .18))), field_radius=float(rng.uniform(.475, .498)),
+        field_cut=float(rng.uniform(.37, .46)) if rng.random() < .35 else 1., notch=float(rng.uniform(.010, .018)) if rng.random() < .3 else 0.,
+        vignette=float(rng.uniform(.1, .5)), glow=float(rng.uniform(.1, .6)) if rng.random() < .3 else 0.)
+
+
 # %% ../../nbs/data/02_anatomy.ipynb #63833415
 @dataclass(frozen=True)
 class Patient:
-    """What the two eyes of a patient share; lengths are fractions of the image width."""
+    """What the two eyes of a patient share, the camera too; lengths are fractions of the image width."""
     pigmentation: float  # 0 fair, 1 dark
-    tint: tuple[float, float, float]  # of the camera, a factor on red, green, blue
+    tessellation: float  # 0..1, how far the choroid shines through in health
     calibre: float  # factor on vessel widths
+    artery_vein_ratio: float  # width of an artery / width of its vein, at the disc
     tortuosity: float  # factor on the bending of vessels
-    disc_radius: float
+    disc_radius: float  # vertical; other structures scale with it, as in a wider or narrower field
     cup_to_disc_ratio: float  # in health
-    field_radius: float
-    field_cut: float  # half height at which the field of view is cut flat; 0.5 or more = not cut
-    vignette: float  # share of the light lost at the border
+    camera: "Camera"
     latent: tuple[float, float, float]  # shared parts of the liability to DR, glaucoma, other disease
 
 # %% ../../nbs/data/02_anatomy.ipynb #ba05739e
 def draw_patient(rng: Generator) -> Patient:
-    """A patient at random."""
+    """A patient at random, with the camera of the clinic."""
     return Patient(
-        pigmentation=float(rng.beta(1.2, 1.2)), tint=(1., float(rng.normal(1, .05)), float(rng.normal(1, .12))),
-        calibre=float(rng.normal(1, .08)), tortuosity=float(rng.gamma(5, .2)), disc_radius=float(rng.uniform(.060, .070)),
-        cup_to_disc_ratio=float(rng.uniform(.27, .48)), field_radius=float(rng.uniform(.475, .498)),
-        field_cut=float(rng.uniform(.41, .46)) if rng.random() < .2 else 1., vignette=float(rng.uniform(.15, .45)),
-        latent=tuple(rng.standard_normal(3).tolist()))
+        pigmentation=float(rng.beta(1.2, 1.2)), tessellation=float(rng.beta(1, 4)), calibre=float(rng.normal(1, .08)),
+        artery_vein_ratio=float(rng.normal(.72, .04)), tortuosity=float(rng.gamma(5, .2)), disc_radius=float(rng.uniform(.058, .076)),
+        cup_to_disc_ratio=float(rng.uniform(.27, .48)), camera=draw_camera(rng), latent=tuple(rng.standard_normal(3).tolist()))
 
 # %% ../../nbs/data/02_anatomy.ipynb #350ff0db
 def eye_quantile(rng: Generator, shared: float) -> float:
@@ -69,6 +92,7 @@ class Plan:
     other: str  # "age_related_macular_degeneration", "pathological_myopia" or ""
     quality: str
     field: str
+    occluded: str = ""  # the vein that is occluded: "upper_temporal", "lower_temporal", "all" or none
 
     @property
     def diseases(self) -> tuple[str, ...]:
@@ -87,34 +111,62 @@ def draw_plan(rng: Generator, patient: Patient, eye: str) -> Plan:
                 "disc_centred" if rng.random() < DISC_CENTRED_FREQUENCY else "macula_centred")
 
 # %% ../../nbs/data/02_anatomy.ipynb #f221a67a
+DISC_RADIUS = .065  # of a usual field of 45 degrees
+
 @dataclass(frozen=True)
 class Geometry:
-    """Where the structures of an eye lie, drawn as a right eye; fractions of the image width, angles in radians."""
+    """Where the structures of an eye lie and how they are built, drawn as a right eye; fractions of the image width, angles in radians."""
     disc: tuple[float, float]
     fovea: tuple[float, float]
     disc_radius: float  # vertical
     disc_aspect: float  # horizontal / vertical radius
     disc_tilt: float
     cup_to_disc_ratio: float  # vertical
+    cup_shift: tuple[float, float] = (0., 0.)  # of the cup's centre in disc radii; the rim is thinnest on that side
+    atrophy: float = 0.  # how far peripapillary atrophy reaches beyond the disc, in disc radii; 0 = none
+    swollen: bool = False  # is the disc swollen?
+    tessellation: float = 0.  # 0..1
+
+    @property
+    def scale(self) -> float:
+        """Size of this eye in the image; 1 for a disc of `DISC_RADIUS`."""
+        return self.disc_radius / DISC_RADIUS
 
 # %% ../../nbs/data/02_anatomy.ipynb #cf4a6a89
+ATROPHY_FREQUENCY = {True: .4, False: .08}  # of peripapillary atrophy, with glaucoma and without
+
+def draw_cup(rng: Generator, patient: Patient, plan: Plan) -> tuple[float, tuple[float, float]]:
+    """Vertical cup-to-disc ratio and shift of the cup; in glaucoma the rim thins above or below (`cup_shift[1]`)."""
+    ratio = float(rng.uniform(.66, .88) if plan.glaucoma else np.clip(patient.cup_to_disc_ratio + rng.normal(0, .02), .25, .5))
+    down = rng.choice([-1, 1]) * rng.uniform(.4, .8) if plan.glaucoma and rng.random() < .6 else rng.uniform(-.15, .15)
+    return ratio, (float(rng.uniform(-.3, .1) * (1 - ratio)), float(down * (1 - ratio)))
+
+
+def draw_atrophy(rng: Generator, plan: Plan) -> float:
+    """Reach of peripapillary atrophy in disc radii; 0 for none, always some in pathological myopia."""
+    if plan.other == "pathological_myopia": return float(rng.uniform(.7, 1.1))
+    return float(rng.uniform(.3, .6)) if rng.random() < ATROPHY_FREQUENCY[plan.glaucoma] else 0.
+
+
 def draw_geometry(rng: Generator, patient: Patient, plan: Plan) -> Geometry:
     """The geometry of an eye at random."""
-    myopic = plan.other == "pathological_myopia"
-    distance = rng.uniform(.29, .335)
+    myopic, scale = plan.other == "pathological_myopia", patient.disc_radius / DISC_RADIUS
+    distance = rng.uniform(.29, .335) * (.4 + .6 * scale)
     x = rng.uniform(.45, .53) if plan.field == "macula_centred" else rng.uniform(.64, .69) - distance
-    fovea = (x, rng.uniform(.47, .55))
-    disc = (min(x + distance, .83), fovea[1] - rng.uniform(.01, .05))
-    ratio = rng.uniform(.66, .88) if plan.glaucoma else np.clip(patient.cup_to_disc_ratio + rng.normal(0, .02), .25, .5)
-    return Geometry(tuple(map(float, disc)), tuple(map(float, fovea)), patient.disc_radius, float(rng.uniform(.70, .78) if myopic else rng.uniform(.88, .98)),
-                    float(rng.uniform(-.35, .35) if myopic else rng.uniform(-.1, .1)), float(ratio))
+    fovea = (x, rng.uniform(.46, .55))
+    disc = (min(x + distance, .84), fovea[1] - rng.uniform(.01, .05))
+    ratio, shift = draw_cup(rng, patient, plan)
+    aspect, tilt = (rng.uniform(.70, .78), rng.uniform(-.35, .35)) if myopic else (rng.uniform(.86, .98), rng.uniform(-.15, .15))
+    swollen = rng.random() < {"hypertensive_retinopathy": .3, "central_retinal_vein_occlusion": .5}.get(plan.other, 0)
+    return Geometry(tuple(map(float, disc)), tuple(map(float, fovea)), patient.disc_radius, float(aspect), float(tilt), .15 if swollen else ratio,
+                    (0., 0.) if swollen else shift, draw_atrophy(rng, plan), bool(swollen), float(rng.uniform(.6, .85) if myopic else patient.tessellation))
 
 # %% ../../nbs/data/02_anatomy.ipynb #c443a6a2
 TEMPORAL = np.array([(0, 0), (-.005, .06), (-.05, .145), (-.13, .205), (-.24, .235), (-.36, .23), (-.47, .195), (-.58, .15)])
 NASAL = np.array([(0, 0), (.01, .045), (.04, .095), (.075, .15), (.11, .20), (.15, .25), (.19, .30), (.24, .36)])
 PATH_POINTS = 48
 SPLINE = CubicSpline(np.linspace(0, 1, len(TEMPORAL)), np.eye(len(TEMPORAL)))(np.linspace(0, 1, PATH_POINTS))  # [points, controls]
-VEIN_WIDTH, ARTERY_WIDTH = .0145, .0100  # at the disc, fractions of the image width
+VEIN_WIDTH = .0125  # at the disc, fractions of the image width
 
 # %% ../../nbs/data/02_anatomy.ipynb #91acb05a
 def main_vessel(rng: Generator, geometry: Geometry, course: np.ndarray, up: bool, tortuosity: float) -> np.ndarray:
@@ -127,61 +179,144 @@ def main_vessel(rng: Generator, geometry: Geometry, course: np.ndarray, up: bool
     path[:, 1] += tortuosity * np.minimum(1, 4 * t) * (.005 * np.sin(waves[0] * np.pi * t + phase[0]) + .0025 * np.sin(waves[1] * np.pi * t + phase[1]))
     tilt = np.array([0, (geometry.fovea[1] - geometry.disc[1]) * .8]) * np.clip(-path[:, :1] / .3, 0, 1)
     origin = np.array(geometry.disc) + [.2 * geometry.disc_radius, 0]  # vessels emerge a little nasally
-    return origin + path * [1, -1 if up else 1] + tilt
+    return origin + geometry.scale * path * [1, -1 if up else 1] + tilt
 
 # %% ../../nbs/data/02_anatomy.ipynb #4cd4ca42
-def grow(rng: Generator, starts: np.ndarray, headings: np.ndarray, lengths: np.ndarray, fovea, tortuosity: float, points: int = 24) -> np.ndarray:
-    """Branches `[N, points, 2]` from `starts` `[N, 2]` with first `headings` (radians) and `lengths`; they turn away from the fovea."""
+def grow(rng: Generator, starts: np.ndarray, headings: np.ndarray, lengths: np.ndarray, fovea, tortuosity: float, reach: float = .13,
+         points: int = 24) -> np.ndarray:
+    """Branches `[N, points, 2]` from `starts` `[N, 2]` with first `headings` (radians) and `lengths`; within `reach` of the fovea they turn away."""
     paths, headings, bend = np.empty((len(starts), points, 2)), headings.copy(), rng.normal(0, .02, len(starts))
     paths[:, 0] = starts
     kicks = rng.normal(0, .10, (points, len(starts))) * tortuosity
+    steps = lengths / (points - 1)
     for k in range(1, points):
-        away = paths[:, k - 1] - fovea
-        distance = np.hypot(away[:, 0], away[:, 1])
-        turn = np.sin(np.arctan2(away[:, 1], away[:, 0]) - headings)
-        headings += bend + kicks[k] + .9 * turn * np.clip(1 - distance / .13, 0, 1)
-        paths[:, k] = paths[:, k - 1] + (lengths / (points - 1))[:, None] * np.stack([np.cos(headings), np.sin(headings)], axis=1)
+        x, y = (paths[:, k - 1] - fovea).T
+        turn = np.sin(np.arctan2(y, x) - headings)
+        headings += bend + kicks[k] + .9 * turn * np.clip(1 - np.hypot(x, y) / reach, 0, 1)
+        paths[:, k, 0], paths[:, k, 1] = paths[:, k - 1, 0] + steps * np.cos(headings), paths[:, k - 1, 1] + steps * np.sin(headings)
     return paths
 
 # %% ../../nbs/data/02_anatomy.ipynb #12ad53da
-def branch(rng: Generator, paths: np.ndarray, widths: np.ndarray, count: int, length: float, fovea, tortuosity: float):
-    """`count` branches for each of `paths` `[N, T, 2]`, leaving at 20 to 50 degrees to alternate sides: (paths, widths `[N * count]`)."""
-    parent = np.repeat(np.arange(len(paths)), count)
+def share_width(rng: Generator, widths: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Widths `[N, count]` of branches and `[N, count + 1]` of the stems `[N]` between them, by Murray's law: stem^3 = branch^3 + next stem^3."""
+    ratio = rng.uniform(.42, .74, (len(widths), count))
+    stems = widths[:, None] * np.cumprod(np.concatenate([np.ones((len(widths), 1)), np.cbrt(1 - ratio ** 3)], axis=1), axis=1)
+    return ratio * stems[:, :-1], stems
+
+
+def branch(rng: Generator, paths: np.ndarray, count: int, length: float, fovea, tortuosity: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """`count` branches for each of `paths` `[N, T, 2]`, leaving at 20 to 50 degrees to alternate sides: paths `[N, count, T, 2]`, and where `[N, count]`."""
     steps = paths.shape[1]
-    at = np.tile(np.linspace(.22, .9, count), len(paths)) + rng.uniform(-.08, .08, len(parent))
-    index = np.clip((at * (steps - 1)).astype(int), 1, steps - 2)
-    tangent = paths[parent, index + 1] - paths[parent, index - 1]
-    side = np.where((np.arange(len(parent)) + rng.integers(2)) % 2, 1, -1)
-    headings = np.arctan2(tangent[:, 1], tangent[:, 0]) + side * np.radians(rng.uniform(20, 50, len(parent)))
-    lengths = length * rng.uniform(.6, 1.3, len(parent))
-    return grow(rng, paths[parent, index], headings, lengths, fovea, tortuosity), widths[parent] * (1 - .5 * at) * rng.uniform(.42, .7, len(parent))
+    at = np.linspace(.14, .88, count) + rng.uniform(-.06, .06, (len(paths), count))
+    index = np.clip((np.sort(at, axis=1) * (steps - 1)).astype(int), 1, steps - 2)
+    row = np.arange(len(paths))[:, None]
+    tangent = paths[row, index + 1] - paths[row, index - 1]
+    side = np.where((row + np.arange(count) + rng.integers(2)) % 2, 1, -1)
+    headings = np.arctan2(tangent[..., 1], tangent[..., 0]) + side * np.radians(rng.uniform(20, 50, side.shape))
+    lengths = length * rng.uniform(.6, 1.3, side.shape)
+    grown = grow(rng, paths[row, index].reshape(-1, 2), headings.ravel(), lengths.ravel(), fovea, tortuosity, reach)
+    return grown.reshape(len(paths), count, *grown.shape[1:]), index
 
 # %% ../../nbs/data/02_anatomy.ipynb #14532731
-def vessel_tree(rng: Generator, geometry: Geometry, width: float, tortuosity: float) -> tuple[list[np.ndarray], list[float]]:
-    """Arteries or veins of an eye: pieces of path and their widths, `width` being that of a main vessel at the disc."""
-    mains = np.stack([main_vessel(rng, geometry, course, up, tortuosity) for course in (TEMPORAL, NASAL) for up in (True, False)])
-    widths = width * np.array([1, 1, .65, .65]) * rng.uniform(.9, 1.1, 4)
-    first, first_widths = branch(rng, mains, widths, 5, .24, geometry.fovea, tortuosity)
-    second, second_widths = branch(rng, first, first_widths, 3, .12, geometry.fovea, tortuosity)
-    pieces, piece_widths = [], []
-    for paths, start_widths in ((mains, widths), (first, first_widths), (second, second_widths)):
-        cuts = np.linspace(0, paths.shape[1] - 1, 5).astype(int)
-        for k in range(4):
-            pieces += list(paths[:, cuts[k]:cuts[k + 1] + 1]); piece_widths += list(start_widths * (1 - .17 * k))
-    return pieces, piece_widths
+GENERATIONS = ((5, .27, .13), (3, .15, .10), (2, .08, .05))  # branches a stem, their length, distance that they keep from the fovea
+
+@dataclass(frozen=True)
+class Tree:
+    """Arteries or veins of an eye: `pieces` of path between branchings, the width of each, and the courses `[4, PATH_POINTS, 2]` of the
+    main vessels, in the order of `MAINS`."""
+    pieces: list[np.ndarray]
+    widths: list[float]
+    mains: np.ndarray
+
+
+MAINS = ("upper_temporal", "lower_temporal", "upper_nasal", "lower_nasal")
+
+
+def cut_paths(paths: np.ndarray, index: np.ndarray, stems: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
+    """Pieces of `paths` `[N, T, 2]` between the points `index` `[N, count]`, and their widths out of `stems` `[N, count + 1]`."""
+    ends = np.concatenate([np.zeros((len(paths), 1), int), index, np.full((len(paths), 1), paths.shape[1] - 1)], axis=1)
+    pieces = [path[a:b + 1] for path, row in zip(paths, ends.tolist()) for a, b in zip(row, row[1:])]
+    return pieces, stems.ravel().tolist()
+
+
+def vessel_tree(rng: Generator, geometry: Geometry, widths: np.ndarray, tortuosity: np.ndarray) -> Tree:
+    """Arteries or veins of an eye from `widths` and `tortuosity` of the four `MAINS` at the disc."""
+    courses = zip((TEMPORAL, TEMPORAL, NASAL, NASAL), (True, False, True, False), tortuosity)
+    mains = np.stack([main_vessel(rng, geometry, course, up, bend) for course, up, bend in courses])
+    pieces, piece_widths, paths, bend = [], [], mains, float(np.mean(tortuosity))
+    for count, length, reach in GENERATIONS:
+        branches, index = branch(rng, paths, count, geometry.scale * length, geometry.fovea, bend, geometry.scale * reach)
+        branch_widths, stems = share_width(rng, widths, count)
+        for kept, found in zip((pieces, piece_widths), cut_paths(paths, index, stems)): kept += found
+        paths, widths = branches.reshape(-1, *branches.shape[2:]), branch_widths.ravel()
+    return Tree(pieces + list(paths), piece_widths + (.8 * widths).tolist(), mains)
 
 # %% ../../nbs/data/02_anatomy.ipynb #0f8ceb8d
-def vessel_maps(rng: Generator, size: int, geometry: Geometry, patient: Patient) -> dict[str, np.ndarray]:
-    """Maps `veins`, `arteries` and `reflexes` (the bright line along an artery)."""
-    maps = {}
-    for name, width in (("veins", VEIN_WIDTH), ("arteries", ARTERY_WIDTH)):
-        paths, widths = vessel_tree(rng, geometry, width * patient.calibre, patient.tortuosity)
-        maps[name] = draw_lines(size, paths, widths)
-    wide = [k for k, w in enumerate(widths) if w > .6 * ARTERY_WIDTH]
-    return maps | {"reflexes": draw_lines(size, [paths[k] for k in wide], [.3 * widths[k] for k in wide])}
+def bead(size: int, veins: Tree, width: float, period: float = .036) -> np.ndarray:
+    """Map of the beads along the middle of the two temporal veins: stretches that are up to 1.9 times as wide as the vein."""
+    pieces, widths = [], []
+    for path in veins.mains[:2]:
+        run = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
+        s = np.linspace(.25, .75, 80) * run[-1]
+        points = np.stack([np.interp(s, run, path[:, k]) for k in (0, 1)], axis=1)
+        swell = np.sin(np.pi * s / period) ** 2
+        for k in np.flatnonzero(swell[:-1] > .6): pieces.append(points[k:k + 2]); widths.append(width * (.55 + 1.1 * swell[k]))
+    return draw_lines(size, pieces, widths)
+
+
+def crossings(arteries: Tree, veins: Tree, disc, nearest: float) -> np.ndarray:
+    """Points `[K, 2]` where a main artery crosses a main vein, at least `nearest` from the disc's centre."""
+    points = []
+    for a, v in zip(arteries.mains, veins.mains):
+        gap = np.hypot(*(a[:, None] - v[None]).transpose(2, 0, 1))
+        close = (gap < .008) & (np.hypot(*(a - disc).T) > nearest)[:, None]
+        if close.any(): points.append(a[np.argmin(np.where(close, gap, 1).min(axis=1))])
+    return np.array(points).reshape(-1, 2)
+
+
+def nick(veins: np.ndarray, arteries: np.ndarray, points: np.ndarray, width: float) -> np.ndarray:
+    """The map of the `veins` without the stretch on either side of the artery at each of `points`: a vein that seems to stop at the crossing."""
+    size, beside = len(veins), cv2.GaussianBlur(arteries, (0, 0), max(.6, width * len(veins)))
+    for point in points: veins = veins * (1 - np.clip(2 * gaussian_map(size, point, 1.2 * width), 0, 1) * np.clip(4 * beside, 0, 1))
+    return veins
+
+# %% ../../nbs/data/02_anatomy.ipynb #8ca771a4
+def main_widths(rng: Generator, patient: Patient, plan: Plan, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Widths `[4]` of the main arteries and of the main veins at the disc; narrow arteries in hypertension, wide veins where occluded."""
+    veins = scale * VEIN_WIDTH * patient.calibre * np.array([1, 1, .72, .72]) * rng.uniform(.92, 1.08, 4)
+    arteries = veins * patient.artery_vein_ratio * (rng.uniform(.58, .72) if plan.other == "hypertensive_retinopathy" else 1)
+    return arteries, veins * np.where(is_occluded(plan), 1.35, 1)
+
+
+def is_occluded(plan: Plan) -> np.ndarray:
+    """Which of the four `MAINS` have their vein occluded, bool `[4]`."""
+    return np.array([plan.occluded in (name, "all") for name in MAINS])
+
+
+def vessel_maps(rng: Generator, size: int, geometry: Geometry, patient: Patient, plan: Plan, beaded: bool = False) -> dict[str, np.ndarray]:
+    """Maps `veins`, `arteries`, `reflexes` (the bright line along an artery) and, when `beaded`, `venous_beading`."""
+    artery_widths, vein_widths = main_widths(rng, patient, plan, geometry.scale)
+    arteries = vessel_tree(rng, geometry, artery_widths, np.full(4, .8 * patient.tortuosity))
+    veins = vessel_tree(rng, geometry, vein_widths, patient.tortuosity * np.where(is_occluded(plan), 2.6, 1.))
+    maps = {"arteries": draw_lines(size, arteries.pieces, arteries.widths), "veins": draw_lines(size, veins.pieces, veins.widths)}
+    wide = [k for k, w in enumerate(arteries.widths) if w > .0045]
+    maps["reflexes"] = draw_lines(size, [arteries.pieces[k] for k in wide], [.3 * arteries.widths[k] for k in wide])
+    if beaded:
+        maps["venous_beading"] = bead(size, veins, float(vein_widths[0]))
+        maps["veins"] = np.maximum(maps["veins"], maps["venous_beading"])
+    if plan.other == "hypertensive_retinopathy":
+        points = crossings(arteries, veins, geometry.disc, 1.5 * geometry.disc_radius)
+        maps["veins"] = nick(maps["veins"], maps["arteries"], points, float(vein_widths[0]))
+    return maps
+
+# %% ../../nbs/data/02_anatomy.ipynb #ee01e199
+def paint_vessels(picture: np.ndarray, maps: dict[str, np.ndarray], contrast: float = 1.) -> np.ndarray:
+    """Let the blood in arteries and veins take its light away, in place; `contrast` 0..1."""
+    filter_light(filter_light(picture, contrast * maps["arteries"], (.90, .58, .58)), contrast * maps["veins"], (.74, .42, .46))
+    return paint(picture, .22 * contrast * maps["reflexes"], .35 + .65 * np.array((1., .75, .55)) * picture[..., 0].mean())
 
 # %% ../../nbs/data/02_anatomy.ipynb #c4bbcd97
-PIGMENT_COLOURS = np.array([(.87, .60, .41), (.84, .46, .22), (.68, .33, .14), (.44, .23, .12)])  # RGB, from fair to dark
+PIGMENT_COLOURS = np.array([(.88, .58, .36), (.84, .45, .20), (.68, .33, .14), (.44, .23, .12)])  # RGB, from fair to dark
 
 
 def pigment_colour(pigmentation: float) -> np.ndarray:
@@ -193,7 +328,7 @@ def background(rng: Generator, size: int, patient: Patient) -> np.ndarray:
     """The empty fundus: pigment colour, uneven at large scale, finely mottled."""
     shade = 1 + .07 * smooth_noise(rng, size, 3) + .04 * smooth_noise(rng, size, 7) + .018 * smooth_noise(rng, size, 24) + .012 * smooth_noise(rng, size, 60)
     hue = .05 * smooth_noise(rng, size, 3)
-    colour = pigment_colour(patient.pigmentation) * patient.tint
+    colour = pigment_colour(patient.pigmentation)
     channels = (1 + .6 * (shade - 1)), shade * (1 + hue), shade * (1 + 2 * hue)
     return cv2.merge([np.float32(c) * channel for c, channel in zip(colour, channels)])
 
@@ -212,31 +347,41 @@ def choroid(rng: Generator, picture: np.ndarray, disc, strength: float) -> np.nd
 # %% ../../nbs/data/02_anatomy.ipynb #89dea532
 def macula(picture: np.ndarray, geometry: Geometry, depth: float = 1.) -> np.ndarray:
     """Darken macula and fovea, in place; `depth` 1 is usual."""
-    size = len(picture)
-    filter_light(picture, depth * gaussian_map(size, geometry.fovea, .105), (.86, .74, .72))
-    return filter_light(picture, depth * gaussian_map(size, geometry.fovea, .030), (.68, .52, .52))
+    size, scale = len(picture), geometry.scale
+    filter_light(picture, depth * gaussian_map(size, geometry.fovea, .105 * scale), (.86, .74, .72))
+    return filter_light(picture, depth * gaussian_map(size, geometry.fovea, .030 * scale), (.72, .56, .56))
 
 
-def nerve_fibres(picture: np.ndarray, geometry: Geometry, strength: float) -> np.ndarray:
-    """Brighten the surroundings of the disc and the arcades, where the nerve fibres are thick, in place."""
-    size, (x, y) = len(picture), geometry.disc
-    sheen = gaussian_map(size, (x, y), .10, .16) + .5 * gaussian_map(size, (x - .14, y - .17), .14, .07) + .5 * gaussian_map(size, (x - .14, y + .17), .14, .07)
+def nerve_fibres(rng: Generator, picture: np.ndarray, geometry: Geometry, strength: float) -> np.ndarray:
+    """Brighten the surroundings of the disc and the arcades, where the nerve fibres are thick, with fine streaks along them, in place."""
+    size, (x, y), s = len(picture), geometry.disc, geometry.scale
+    sheen = gaussian_map(size, (x, y), .10 * s, .16 * s)
+    for side in (-1, 1): sheen += .5 * gaussian_map(size, (x - .14 * s, y + .17 * side * s), .14 * s, .07 * s)
+    across, down = pixel_grid(size)
+    angle = cv2.phase(across - np.float32(x), down - np.float32(y)) * np.float32(255 / (2 * np.pi))
+    streaks = cv2.GaussianBlur(rng.standard_normal((1, 256), dtype=np.float32), (3, 1), 0)
+    sheen *= 1 + .45 * cv2.remap(streaks, angle, np.zeros_like(angle), cv2.INTER_LINEAR)
     return filter_light(picture, strength * sheen, (1.5, 2, 2.1))
 
 # %% ../../nbs/data/02_anatomy.ipynb #f760ebc2
-def disc_maps(size: int, geometry: Geometry, myopic: bool) -> dict[str, np.ndarray]:
-    """Maps `disc`, `cup` and, if myopic, `crescent`."""
+def disc_maps(size: int, geometry: Geometry) -> dict[str, np.ndarray]:
+    """Maps `disc`, `cup` and, where there is atrophy around the disc, `peripapillary_atrophy` (without the disc)."""
     radius, aspect, ratio, tilt = geometry.disc_radius, geometry.disc_aspect, geometry.cup_to_disc_ratio, geometry.disc_tilt
-    maps = {"disc": ellipse_map(size, geometry.disc, radius * aspect, radius, tilt),
-            "cup": ellipse_map(size, geometry.disc, ratio * radius * aspect, ratio * radius, tilt, softness=.008)}
-    if myopic: maps["crescent"] = ellipse_map(size, (geometry.disc[0] - .55 * radius, geometry.disc[1] + .1 * radius), 1.45 * radius, 1.5 * radius, tilt, .008)
+    centre = np.array(geometry.disc) + radius * np.array(geometry.cup_shift) * [aspect, 1]
+    maps = {"disc": ellipse_map(size, geometry.disc, radius * aspect, radius, tilt, .012 if geometry.swollen else .004),
+            "cup": ellipse_map(size, centre, ratio * radius * aspect, ratio * radius, tilt, softness=.008)}
+    if geometry.atrophy:
+        reach = 1 + .5 * geometry.atrophy
+        crescent = ellipse_map(size, (geometry.disc[0] - .5 * geometry.atrophy * radius, geometry.disc[1]), reach * radius * aspect, reach * radius, tilt, .008)
+        maps["peripapillary_atrophy"] = crescent * (1 - maps["disc"])
     return maps
 
 # %% ../../nbs/data/02_anatomy.ipynb #b14e4c5d
-def optic_disc(picture: np.ndarray, maps: dict[str, np.ndarray], pallor: float) -> np.ndarray:
-    """Paint crescent, disc and cup, in place; `pallor` 0 (pink rim) to 1 (pale)."""
-    light = .35 + .65 * picture[..., 0].max()
-    if "crescent" in maps: paint(picture, .9 * maps["crescent"], np.array((1., .93, .74)) * light)
-    rim = np.array((.98, .70, .42)) + pallor * np.array((.0, .12, .16))
-    paint(picture, .92 * maps["disc"], rim * light)
-    return paint(picture, .95 * maps["cup"], np.array((1., .94, .74)) * min(1.08 * light, 1))
+def optic_disc(picture: np.ndarray, maps: dict[str, np.ndarray], pallor: float, glare: float = 1., swollen: bool = False) -> np.ndarray:
+    """Paint atrophy, disc and cup, in place; `pallor` 0 (pink rim) to 1 (pale), `glare` how far disc and cup outshine the fundus."""
+    around = np.quantile(picture[maps["disc"] > .5], .6, axis=0) if (maps["disc"] > .5).any() else picture.mean((0, 1))
+    def lighten(share): return around + (1 - around) * np.clip(glare * np.array(share), 0, 1)
+    if "peripapillary_atrophy" in maps: paint(picture, .75 * maps["peripapillary_atrophy"], lighten((.60, .62, .45)))
+    if swollen: paint(picture, .6 * cv2.GaussianBlur(maps["disc"], (0, 0), .03 * len(picture)), lighten((.45, .38, .26)))
+    paint(picture, .9 * maps["disc"], lighten(np.array((.66, .46, .26)) + pallor * np.array((.06, .16, .18))))
+    return paint(picture, (.4 if swollen else .92) * maps["cup"], lighten((.88, .84, .66)))
