@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['STRUCTURES', 'LESION_COLOURS', 'UNITS', 'vertical_diameter', 'cup_to_disc_ratio', 'disc_measures', 'shrink',
            'skeleton', 'line_length', 'vessel_pieces', 'tortuosity', 'fractal_dimension', 'measure', 'structure_shares',
-           'exact_masks', 'Segmenter', 'worsen', 'segmentation_loss', 'train_segmenter', 'training_eyes', 'segment',
-           'largest_piece', 'dice', 'biomarker_table', 'measurement_error', 'scaled_wasserstein', 'ks_distance',
-           'compare_distributions', 'prompted_ratio', 'bland_altman', 'draw_distributions', 'draw_bland_altman']
+           'exact_masks', 'Segmenter', 'worsen', 'segmentation_loss', 'random_part', 'train_segmenter', 'training_eyes',
+           'segment', 'largest_piece', 'dice', 'biomarker_table', 'measurement_error', 'scaled_wasserstein',
+           'ks_distance', 'compare_distributions', 'prompted_ratio', 'bland_altman', 'draw_distributions',
+           'draw_bland_altman']
 
 # %% ../../nbs/analysis/09_biomarkers.ipynb #52a17873
 import re
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .intervals import as_interval, bootstrap_interval
-from .readers import as_batch, retina_mask, shuffled_batches
+from .readers import as_batch, retina_mask, shuffled_batches, two_views
 from ..config import UserError
 from ..data.figures import PALETTE
 from ..data.images import resize
@@ -196,16 +197,16 @@ def _two_convolutions(before: int, after: int) -> nn.Sequential:
 class Segmenter(nn.Module):
     """Logits [B, structures, H, W] of uint8 photographs [B, 3, H, W]; H and W are multiples of 16."""
 
-    def __init__(self, widths=(24, 32, 48, 64)):
+    def __init__(self, structures: int = len(STRUCTURES), widths=(24, 32, 48, 64)):
         super().__init__()
-        self.down = nn.ModuleList([_two_convolutions(before, after) for before, after in zip((12, *widths), widths)])
+        self.down = nn.ModuleList([_two_convolutions(before, after) for before, after in zip((24, *widths), widths)])
         self.up = nn.ModuleList([_two_convolutions(deep + skip, skip) for deep, skip in zip(widths[:0:-1], widths[-2::-1])])
-        self.head = nn.Conv2d(widths[0], 4 * len(STRUCTURES), 1)
+        self.head = nn.Conv2d(widths[0], 4 * structures, 1)
         nn.init.constant_(self.head.bias, -3.0)  # few pixels belong to anything
 
     def forward(self, photographs: torch.Tensor) -> torch.Tensor:
         """Logits."""
-        x, skips = F.pixel_unshuffle(photographs.to(torch.float32) / 127.5 - 1, 2), []
+        x, skips = F.pixel_unshuffle(two_views(photographs), 2), []
         for depth, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if depth else x)
             skips.append(x)
@@ -214,14 +215,14 @@ class Segmenter(nn.Module):
         return F.pixel_shuffle(self.head(x), 2)
 
 # %% ../../nbs/analysis/09_biomarkers.ipynb #b035032c
-def worsen(photographs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Photographs uint8 [B, 3, H, W], each relit by up to 20 %, softened and grained at random; nothing moves."""
+def worsen(photographs: torch.Tensor, shares: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Photographs uint8 [B, 3, H, W], each relit by up to 20 %, softened and grained at random; nothing moves, so `shares` stay."""
     batch = (len(photographs), 1, 1, 1)
     light, softness, grain = (torch.rand(batch, generator=generator) for _ in range(3))
     pixels = photographs.to(torch.float32)
     soft = F.avg_pool2d(F.pad(pixels, (2,) * 4, mode="replicate"), 5, stride=1)
     pixels = pixels.lerp(soft, 0.8 * softness) + 8 * grain * torch.randn(pixels.shape, generator=generator)
-    return (pixels * (0.8 + 0.4 * light)).clamp_(0, 255).to(torch.uint8)
+    return (pixels * (0.8 + 0.4 * light)).clamp_(0, 255).to(torch.uint8), shares
 
 
 def segmentation_loss(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
@@ -231,18 +232,30 @@ def segmentation_loss(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tenso
     return 10 * F.binary_cross_entropy_with_logits(logits, shares) + (1 - dice).mean()
 
 
+def random_part(photographs: torch.Tensor, shares: torch.Tensor, side: int | None, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same square of `side` pixels of photographs and shares, at a random place; all of them where `side` is None."""
+    if side is None:
+        return photographs, shares
+    row, column = (int(torch.randint(length - side + 1, (), generator=generator)) for length in photographs.shape[-2:])
+    return tuple(batch[..., row:row + side, column:column + side] for batch in (photographs, shares))
+
+
 def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_size: int = 8, lr: float = 6e-3, seed: int = 0,
-                    progress: bool = False) -> Segmenter:
-    """Train on images uint8 [N, H, W, 3] and `structure_shares` [N, structures, H, W]; AdamW, one-cycle rate; returned in eval mode."""
+                    vary=worsen, part: int | None = None, progress: bool = False) -> Segmenter:
+    """Train on images uint8 [N, H, W, 3] and shares [N, structures, H, W]; AdamW, one-cycle rate; returned in eval mode.
+
+    `vary(photographs, shares, generator)` changes each batch at random; with `part` it is trained on squares of so many pixels.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Segmenter().train()
+        network = Segmenter(shares.shape[1]).train()
     generator = torch.Generator().manual_seed(seed)
     photographs, targets = as_batch(images), torch.as_tensor(shares, dtype=torch.float32)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
     for rows in tqdm(shuffled_batches(len(images), batch_size, steps, generator), total=steps, desc="segmenter", disable=not progress):
-        loss = segmentation_loss(network(worsen(photographs[rows], generator)), targets[rows])
+        varied, wanted = vary(*random_part(photographs[rows], targets[rows], part, generator), generator)
+        loss = segmentation_loss(network(varied), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
