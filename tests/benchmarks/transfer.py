@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from retinalogos.analysis.biomarkers import train_segmenter
 from retinalogos.analysis.transfer import (compare_numbers, disc_result, find_points, give_away, laterality_result, likelihoods, photograph_numbers,
                                            read_boxed_discs, read_traced_vessels, simulated_shares, vary, vessel_result)
-from retinalogos.config import write_text
+from retinalogos.config import write_json
 from retinalogos.data.images import read_square, resize
 from retinalogos.data.simulate import simulate_patient
 
@@ -74,6 +74,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.sheet: sheet(arguments.real, arguments.sheet)
     runs = [measure(arguments.real, seed) for seed in range(arguments.seeds)]
-    write_text(RESULTS / "transfer.json", json.dumps({"finder": FINDER, "vessels": VESSELS, "seeds": [found for found, _ in runs]}, indent=1) + "\n")
+    write_json(RESULTS / "transfer.json", {"finder": FINDER, "vessels": VESSELS, "seeds": [found for found, _ in runs]})
     runs[0][1].rename_axis("number").to_csv(RESULTS / "transfer_numbers.csv")
     for found, table in runs: print(json.dumps(found, indent=1), table.to_string(), sep="\n")
