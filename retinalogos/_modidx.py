@@ -847,6 +847,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'retinalogos/data/anatomy.py'),
                                           'retinalogos.data.anatomy.draw_plan': ( 'data/anatomy.html#draw_plan',
                                                                                   'retinalogos/data/anatomy.py'),
+                                          'retinalogos.data.anatomy.draw_tint': ( 'data/anatomy.html#draw_tint',
+                                                                                  'retinalogos/data/anatomy.py'),
                                           'retinalogos.data.anatomy.eye_quantile': ( 'data/anatomy.html#eye_quantile',
                                                                                      'retinalogos/data/anatomy.py'),
                                           'retinalogos.data.anatomy.grow': ('data/anatomy.html#grow', 'retinalogos/data/anatomy.py'),

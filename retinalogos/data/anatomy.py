@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['DR_FREQUENCIES', 'GLAUCOMA_FREQUENCY', 'OTHER_FREQUENCY', 'QUALITY_FREQUENCIES', 'DISC_CENTRED_FREQUENCY',
            'CORRELATION', 'DISC_RADIUS', 'ATROPHY_FREQUENCY', 'TEMPORAL', 'NASAL', 'PATH_POINTS', 'SPLINE',
-           'VEIN_WIDTH', 'GENERATIONS', 'MAINS', 'PIGMENT_COLOURS', 'Camera', 'draw_camera', 'Patient', 'draw_patient',
-           'eye_quantile', 'Plan', 'draw_plan', 'Geometry', 'draw_cup', 'draw_atrophy', 'draw_geometry', 'main_vessel',
-           'grow', 'share_width', 'branch', 'Tree', 'cut_paths', 'vessel_tree', 'bead', 'crossings', 'nick',
-           'main_widths', 'is_occluded', 'vessel_maps', 'paint_vessels', 'pigment_colour', 'background', 'choroid',
-           'macula', 'nerve_fibres', 'disc_maps', 'optic_disc']
+           'VEIN_WIDTH', 'GENERATIONS', 'MAINS', 'PIGMENT_COLOURS', 'Camera', 'draw_tint', 'draw_camera', 'Patient',
+           'draw_patient', 'eye_quantile', 'Plan', 'draw_plan', 'Geometry', 'draw_cup', 'draw_atrophy', 'draw_geometry',
+           'main_vessel', 'grow', 'share_width', 'branch', 'Tree', 'cut_paths', 'vessel_tree', 'bead', 'crossings',
+           'nick', 'main_widths', 'is_occluded', 'vessel_maps', 'paint_vessels', 'pigment_colour', 'background',
+           'choroid', 'macula', 'nerve_fibres', 'disc_maps', 'optic_disc']
 
 # %% ../../nbs/data/02_anatomy.ipynb #b1f2bab2
 import math
@@ -45,10 +45,16 @@ class Camera:
 
 
 # %% ../../nbs/data/02_anatomy.ipynb #51b599c6
+def draw_tint(rng: Generator) -> tuple[float, float, float]:
+    """Factors on red, green and blue; green stays near red, blue varies most."""
+    red, green, blue = np.exp(rng.normal((0, .06, -.15), (.10, .10, .40)))
+    return float(red), float(red * green), float(min(red * blue, 1.4))
+
+
 def draw_camera(rng: Generator) -> Camera:
     """A camera at random; spread as wide as the colours of the real sets (`analysis.transfer` shows both)."""
     return Camera(
-        tint=(float(np.exp(rng.normal(0, .12))), float(np.exp(rng.normal(0, .14))), float(np.exp(rng.normal(-.1, .5)))),
+        tint=draw_tint(rng),
         saturation=float(rng.uniform(.85, 1.3)), gamma=float(np.exp(rng.normal(.05, .18))), field_radius=float(rng.uniform(.475, .498)),
         field_cut=float(rng.uniform(.37, .46)) if rng.random() < .35 else 1., notch=float(rng.uniform(.010, .018)) if rng.random() < .3 else 0.,
         vignette=float(rng.uniform(.1, .5)), glow=float(rng.uniform(.1, .6)) if rng.random() < .3 else 0.)
@@ -381,7 +387,7 @@ def optic_disc(picture: np.ndarray, maps: dict[str, np.ndarray], pallor: float, 
     """Paint atrophy, disc and cup, in place; `pallor` 0 (pink rim) to 1 (pale), `glare` how far disc and cup outshine the fundus."""
     around = np.quantile(picture[maps["disc"] > .5], .6, axis=0) if (maps["disc"] > .5).any() else picture.mean((0, 1))
     def lighten(share): return around + (1 - around) * np.clip(glare * np.array(share), 0, 1)
-    if "peripapillary_atrophy" in maps: paint(picture, .75 * maps["peripapillary_atrophy"], lighten((.60, .62, .45)))
+    if "peripapillary_atrophy" in maps: paint(picture, .8 * maps["peripapillary_atrophy"], lighten((.78, .76, .58)))
     if swollen: paint(picture, .6 * cv2.GaussianBlur(maps["disc"], (0, 0), .03 * len(picture)), lighten((.45, .38, .26)))
-    paint(picture, .9 * maps["disc"], lighten(np.array((.66, .46, .26)) + pallor * np.array((.06, .16, .18))))
-    return paint(picture, (.4 if swollen else .92) * maps["cup"], lighten((.88, .84, .66)))
+    paint(picture, .9 * maps["disc"], lighten(np.array((.58, .38, .20)) + pallor * np.array((.06, .13, .15))))
+    return paint(picture, (.4 if swollen else .92) * maps["cup"], lighten((.92, .90, .74)))
