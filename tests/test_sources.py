@@ -132,7 +132,7 @@ def test_other_layouts_are_a_matter_of_naming_columns(name, tmp_path):
 def crops(image):
     """An image, and the same one re-saved smaller with its sides cut: what a second repository does to a photograph."""
     side = len(image)
-    smaller = cv2.resize(image[:, side // 40:-side // 40], None, fx=.6, fy=.6, interpolation=cv2.INTER_AREA)
+    smaller = cv2.resize(image[:, side // 80:-side // 80], None, fx=.6, fy=.6, interpolation=cv2.INTER_AREA)
     return image, cv2.imdecode(cv2.imencode(".jpg", smaller, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_COLOR)
 
 

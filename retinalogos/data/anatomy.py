@@ -107,7 +107,7 @@ class Plan:
         """Disease labels, in the order of `records.DISEASES`."""
         return ("diabetic_retinopathy",) * (self.dr_grade > 0) + ("glaucoma",) * self.glaucoma + (self.other,) * bool(self.other)
 
-# %% ../../nbs/data/02_anatomy.ipynb #711d4c82
+# %% ../../nbs/data/02_anatomy.ipynb #200a30d7
 def draw_other(rng: Generator, shared: float) -> str:
     """A disease beside DR and glaucoma for one eye, or ""; `shared` is the patient's standard normal number."""
     of_patient = np.cumsum(list(SHARED_FREQUENCIES.values())) / BILATERAL

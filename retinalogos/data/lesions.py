@@ -47,7 +47,7 @@ def jittered_grid(rng: Generator, spacing: float) -> np.ndarray:
     grid = np.stack([(columns[None] + .5 * (rows[:, None] % 2)) * spacing, np.broadcast_to(.87 * spacing * rows[:, None], (len(rows), len(columns)))], axis=2).reshape(-1, 2)
     return rng.permutation(grid + rng.uniform(-.2, .2, grid.shape) * spacing)
 
-# %% ../../nbs/data/03_lesions.ipynb #01e6ef8d
+# %% ../../nbs/data/03_lesions.ipynb #cd46dafc
 def distance(points: np.ndarray, centre) -> np.ndarray:
     """Distances `[N]` of `points` `[N, 2]` from `centre` (x, y)."""
     return np.hypot(points[:, 0] - centre[0], points[:, 1] - centre[1])
@@ -60,7 +60,7 @@ def by_quadrant(points: np.ndarray) -> np.ndarray:
     for q in range(4): turn[quadrant == q] = np.arange((quadrant == q).sum())
     return points[np.lexsort((quadrant, turn))]
 
-# %% ../../nbs/data/03_lesions.ipynb #f621b3cd
+# %% ../../nbs/data/03_lesions.ipynb #ed4ffd34
 def in_sector(points: np.ndarray, geometry: Geometry, occluded: str) -> np.ndarray:
     """Which of `points` `[N, 2]` are drained by the vein of `Plan.occluded`: above or below the line through disc and fovea, temporal to the disc."""
     if occluded == "all": return np.ones(len(points), bool)
@@ -72,18 +72,18 @@ def in_sector(points: np.ndarray, geometry: Geometry, occluded: str) -> np.ndarr
 # %% ../../nbs/data/03_lesions.ipynb #954f20cb
 def place(candidates: np.ndarray, radii: np.ndarray, taken: list[tuple], gap: float = .004) -> np.ndarray:
     """Centres `[N, 2]` for lesions of `radii` `[N]`: the first candidates that touch nothing in `taken`, which is extended."""
-    old = np.reshape(taken, (-1, 3)).astype(float)
-    apart = np.hypot(candidates[:, :1] - old[:, 0], candidates[:, 1:] - old[:, 1]) - old[:, 2]
-    apart = apart.min(axis=1, initial=np.inf) - gap  # room around each candidate
-    circles, count = np.empty((len(radii), 3)), 0
-    for (x, y), room in zip(candidates, apart):
-        if count == len(radii): break
-        new = circles[:count]
-        if room > radii[count] and ((new[:, 0] - x) ** 2 + (new[:, 1] - y) ** 2 > (new[:, 2] + radii[count] + gap) ** 2).all():
-            circles[count] = x, y, radii[count]
-            count += 1
-    taken.extend(map(tuple, circles[:count].tolist()))
-    return circles[:count, :2].copy()
+    room = np.full(len(candidates), np.inf)  # left around each candidate
+    def narrow(x, y, radius): np.minimum(room, distance(candidates, (x, y)) - (radius + gap), out=room)
+    for circle in taken: narrow(*circle)
+    placed, start = [], 0
+    for radius in radii.tolist():
+        free = room[start:] > radius
+        if not free.any(): break
+        start += int(free.argmax()) + 1
+        placed.append((*candidates[start - 1].tolist(), radius))
+        narrow(*placed[-1])
+    taken.extend(placed)
+    return np.array(placed).reshape(-1, 3)[:, :2]
 
 # %% ../../nbs/data/03_lesions.ipynb #dd00ee6e
 LESION_COUNTS = {  # DR grade or disease -> kind -> (share of eyes, fewest, most)
@@ -133,7 +133,7 @@ def blobs(rng: Generator, centres: np.ndarray, radii: np.ndarray, roughness: flo
     x, y, angle = radius * np.cos(t) * root, radius * np.sin(t) / root, np.broadcast_to(angles, len(centres))[:, None]
     return centres[:, None] + np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=2)
 
-# %% ../../nbs/data/03_lesions.ipynb #f6086041
+# %% ../../nbs/data/03_lesions.ipynb #f5f0d7a7
 def fibre_angles(points: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Direction in radians `[N]` of the nerve fibres at `points` `[N, 2]`: away from the disc, turning around the fovea."""
     from_disc, from_fovea = points - np.array(geometry.disc), points - np.array(geometry.fovea)
@@ -172,7 +172,7 @@ def boat(rng: Generator, centre, width: float, height: float) -> np.ndarray:
     top = np.stack([np.linspace(-.5, .5, 10) * width, np.full(10, -.4 * height) + rng.normal(0, .025 * height, 10)], axis=1)
     return np.asarray(centre) + np.concatenate([bottom, top])
 
-# %% ../../nbs/data/03_lesions.ipynb #bed0eb6f
+# %% ../../nbs/data/03_lesions.ipynb #a8911ca0
 @dataclass
 class Scene:
     """Where the lesions of one eye are drawn."""
@@ -202,7 +202,7 @@ def microaneurysms(rng, scene, count):
     centres = scene.place(by_quadrant(scatter(rng, 400)), 1.15 * radii, gap=.008)
     return {"microaneurysms": draw_polygons(scene.size, blobs(rng, centres, radii[:len(centres)], .04))}, {"microaneurysms": len(centres)}
 
-# %% ../../nbs/data/03_lesions.ipynb #179aebe6
+# %% ../../nbs/data/03_lesions.ipynb #3a82ead7
 FLAME_SHARE = {"": .3, "hypertensive_retinopathy": .85, "branch_retinal_vein_occlusion": .75, "central_retinal_vein_occlusion": .75}
 
 
@@ -226,7 +226,7 @@ def haemorrhages(rng, scene, count):
     return ({"haemorrhages": np.maximum(blots, flaming), "flame_haemorrhages": flaming},
             {"haemorrhages": len(centres), "flame_haemorrhages": int(flame.sum())})
 
-# %% ../../nbs/data/03_lesions.ipynb #1fd72ec4
+# %% ../../nbs/data/03_lesions.ipynb #b538fb19
 def macular_star(rng: Generator, fovea, radius: float, count: int) -> np.ndarray:
     """Candidates `[count, 2]` on rays around the fovea, up to `radius` from it."""
     ray = rng.integers(11, size=count) * 2 * np.pi / 11 + rng.normal(0, .05, count)
@@ -239,7 +239,7 @@ def rings(rng: Generator, centres: np.ndarray, count: int) -> np.ndarray:
     radius = rng.uniform(.030, .052, len(centres))[which] * np.where(rng.random(count) < .33, rng.random(count), rng.normal(1, .15, count))
     return centres[which] + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
-# %% ../../nbs/data/03_lesions.ipynb #2308ebf6
+# %% ../../nbs/data/03_lesions.ipynb #05785f42
 def exudate_sites(rng: Generator, scene: Scene) -> np.ndarray:
     """Candidates `[N, 2]` for hard exudates: a star in hypertension, else rings, in half of the eyes with the macula spared."""
     fovea, disc_diameter = np.array(scene.geometry.fovea), 2 * scene.geometry.disc_radius
@@ -274,7 +274,7 @@ def cotton_wool_spots(rng, scene, count):
     cover = draw_polygons(scene.size, blobs(rng, placed, radii[:len(placed)], .18, rng.uniform(1, 2, len(placed)), turn))
     return {"cotton_wool_spots": cv2.GaussianBlur(cover, (0, 0), .006 * scene.size)}, {"cotton_wool_spots": len(placed)}
 
-# %% ../../nbs/data/03_lesions.ipynb #ff995d51
+# %% ../../nbs/data/03_lesions.ipynb #0c4525a9
 def intraretinal_microvascular_abnormalities(rng, scene, count):
     """Small patches of kinked, irregular vessels within the retina, never at the disc."""
     placed = scene.place(by_quadrant(scatter(rng, 200)), np.full(count, .040))
@@ -301,7 +301,7 @@ def preretinal_haemorrhage(rng, scene, count):
     scene.taken += [(centre[0] + shift * width, centre[1], .6 * height) for shift in (-.38, -.2, 0, .2, .38)]
     return {"preretinal_haemorrhage": draw_polygons(scene.size, [boat(rng, centre, width, height)])}, {"preretinal_haemorrhage": 1}
 
-# %% ../../nbs/data/03_lesions.ipynb #28a672aa
+# %% ../../nbs/data/03_lesions.ipynb #097252f0
 def laser_scars(rng, scene, count):
     """Round pale scars of panretinal laser treatment outside the arcades, many with a spot of pigment (map `laser_pigment`)."""
     points, (x, y), scale = jittered_grid(rng, .044), scene.geometry.fovea, scene.geometry.scale
@@ -321,7 +321,7 @@ def drusen(rng, scene, count):
     placed = scene.place(cluster(rng, np.array([scene.geometry.fovea]), .078, 1200), 1.25 * radii, gap=.002)
     return {"drusen": draw_polygons(scene.size, blobs(rng, placed, radii[:len(placed)], .08))}, {"drusen": len(placed)}
 
-# %% ../../nbs/data/03_lesions.ipynb #354e727c
+# %% ../../nbs/data/03_lesions.ipynb #a484d85d
 def geographic_atrophy(rng, scene, count):
     """Sharply bounded, scalloped patches where the choroid shows: in the macula, or scattered around it in a dystrophy."""
     fovea = np.array(scene.geometry.fovea)
@@ -336,7 +336,7 @@ def geographic_atrophy(rng, scene, count):
     shapes = blobs(rng, placed, radii[:len(placed)], .14, rng.uniform(1, 1.4, len(placed)), rng.uniform(0, 3, len(placed)))
     return {"geographic_atrophy": draw_polygons(scene.size, shapes)}, {"geographic_atrophy": len(placed)}
 
-# %% ../../nbs/data/03_lesions.ipynb #1457928b
+# %% ../../nbs/data/03_lesions.ipynb #01b5ea1e
 def choroidal_neovascularisation(rng, scene, count):
     """A grey-green to yellow patch under the macula, and the blood beside it (map `subretinal_haemorrhage`, without what the patch hides)."""
     centre, radius = np.array(scene.geometry.fovea) + rng.normal(0, .015, 2), rng.uniform(.045, .070)
@@ -348,7 +348,7 @@ def choroidal_neovascularisation(rng, scene, count):
     return ({"choroidal_neovascularisation": patch, "subretinal_haemorrhage": np.minimum(blood, 1 - patch)},
             {"choroidal_neovascularisation": 1, "subretinal_haemorrhage": 1})
 
-# %% ../../nbs/data/03_lesions.ipynb #9f0f2cd8
+# %% ../../nbs/data/03_lesions.ipynb #93b0b96f
 def macular_hole(rng, scene, count):
     """A round hole in the fovea, about 0.4 disc diameters wide, and the cuff of lifted retina around it (map `macular_cuff`)."""
     radius, centre = rng.uniform(.36, .48) * scene.geometry.disc_radius, np.array([scene.geometry.fovea])
@@ -363,7 +363,7 @@ def crystalline_deposits(rng, scene, count):
     shapes = blobs(rng, placed, radii[:len(placed)], .2, rng.uniform(1, 2.2, len(placed)), rng.uniform(0, 3, len(placed)))
     return {"crystalline_deposits": draw_polygons(scene.size, shapes)}, {"crystalline_deposits": len(placed)}
 
-# %% ../../nbs/data/03_lesions.ipynb #48700743
+# %% ../../nbs/data/03_lesions.ipynb #61f9142d
 def nerve_fibre_layer_defect(rng, scene, count):
     """A wedge that widens from the border of the disc along an arcade, on the side where the rim is notched."""
     (x, y), fovea, side, scale = scene.geometry.disc, np.array(scene.geometry.fovea), notch_side(scene.geometry, scene.plan), scene.geometry.scale

@@ -58,7 +58,7 @@ BLOOD = {
     "neovascularisation": Ink((.66, .20, .22), False),
 }
 
-# %% ../../nbs/data/04_simulate.ipynb #a53d7ffc
+# %% ../../nbs/data/04_simulate.ipynb #4d3953db
 def lay(picture: np.ndarray, maps: dict[str, np.ndarray], inks: dict[str, Ink], grain: np.ndarray) -> np.ndarray:
     """Lay the lesions of `maps` on the picture in the order of `inks`, in place; `grain` is a noise map, mean 0, standard deviation 1."""
     light = min(1, .3 + .85 * float(picture[..., 0].mean()))  # pale things shine as much as the eye is lit
@@ -70,7 +70,7 @@ def lay(picture: np.ndarray, maps: dict[str, np.ndarray], inks: dict[str, Ink], 
         else: filter_light(picture, cover, ink.colour)
     return picture
 
-# %% ../../nbs/data/04_simulate.ipynb #51c2af28
+# %% ../../nbs/data/04_simulate.ipynb #d26c4b99
 def cloud_lens(rng: Generator, picture: np.ndarray) -> np.ndarray:
     """What a cataract leaves of the picture: blurred behind a brownish veil, thickest at some point near the middle."""
     size = len(picture)
@@ -203,7 +203,7 @@ def signs_of(geometry: Geometry, plan: Plan, findings: Findings) -> tuple[str, .
                "media_haze": plan.other == "cataract"}
     return findings.lesions + tuple(name for name, there in present.items() if there)
 
-# %% ../../nbs/data/04_simulate.ipynb #bb70dc80
+# %% ../../nbs/data/04_simulate.ipynb #58d01ab6
 def record_of(geometry: Geometry, plan: Plan, findings: Findings) -> EyeRecord:
     """The clinical record that fits a plan and what was drawn."""
     named = [DR_GRADES[plan.dr_grade], *(name.replace("_", " ") for name in plan.diseases if name != "diabetic_retinopathy")]
