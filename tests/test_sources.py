@@ -8,6 +8,7 @@ import pytest
 
 from retinalogos.captions.examine import examine_table
 from retinalogos.captions.template import caption_table
+from retinalogos.data.anatomy import draw_patient
 from retinalogos.data.dataset import build_dataset, load_findings, load_images, load_records, load_rejects
 from retinalogos.data.images import crop_square, near_duplicates, read_photograph, resize, thumbnail
 from retinalogos.data.simulate import simulate_patient
@@ -132,13 +133,15 @@ def test_other_layouts_are_a_matter_of_naming_columns(name, tmp_path):
 def crops(image):
     """An image, and the same one re-saved smaller with its sides cut: what a second repository does to a photograph."""
     side = len(image)
-    smaller = cv2.resize(image[:, side // 80:-side // 80], None, fx=.6, fy=.6, interpolation=cv2.INTER_AREA)
+    smaller = cv2.resize(image[:, side // 40:-side // 40], None, fx=.6, fy=.6, interpolation=cv2.INTER_AREA)
     return image, cv2.imdecode(cv2.imencode(".jpg", smaller, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_COLOR)
 
 
 @pytest.mark.parametrize("kind", ["made", "real"])
 def test_known_near_duplicates_are_found_and_nothing_else(kind):
-    if kind == "made": images = [image for seed in range(6) for image in crops(simulate_patient((9, seed), render_size=256)[0].image)]
+    if kind == "made":  # round fields only: with a field cut flat above and below, cut sides change what square is taken
+        round_fields = [seed for seed in range(20) if draw_patient(np.random.default_rng((9, seed))).camera.field_cut == 1][:6]
+        images = [image for seed in round_fields for image in crops(simulate_patient((9, seed), render_size=256)[0].image)]
     elif not (REAL / "idrid_seg_fullres").is_dir(): pytest.skip("the real photographs are not on this machine")
     else:
         folder = REAL / "idrid_seg_fullres"
