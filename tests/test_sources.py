@@ -8,6 +8,7 @@ import pytest
 
 from retinalogos.captions.examine import examine_table
 from retinalogos.captions.template import caption_table
+from retinalogos.data.anatomy import draw_patient
 from retinalogos.data.dataset import build_dataset, load_findings, load_images, load_records, load_rejects
 from retinalogos.data.images import crop_square, near_duplicates, read_photograph, resize, thumbnail
 from retinalogos.data.simulate import simulate_patient
@@ -138,7 +139,9 @@ def crops(image):
 
 @pytest.mark.parametrize("kind", ["made", "real"])
 def test_known_near_duplicates_are_found_and_nothing_else(kind):
-    if kind == "made": images = [image for seed in range(6) for image in crops(simulate_patient((9, seed), render_size=256)[0].image)]
+    if kind == "made":  # round fields only: with a field cut flat above and below, cut sides change what square is taken
+        round_fields = [seed for seed in range(20) if draw_patient(np.random.default_rng((9, seed))).camera.field_cut == 1][:6]
+        images = [image for seed in round_fields for image in crops(simulate_patient((9, seed), render_size=256)[0].image)]
     elif not (REAL / "idrid_seg_fullres").is_dir(): pytest.skip("the real photographs are not on this machine")
     else:
         folder = REAL / "idrid_seg_fullres"

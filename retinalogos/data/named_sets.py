@@ -264,7 +264,7 @@ REFUGE2 = Description(
 # %% ../../nbs/data/07_named_sets.ipynb #a054d5f4
 RFMID_FINDINGS = {
     "DR": "diabetic retinopathy", "ARMD": "age-related macular degeneration", "MH": "media haze", "DN": "drusen", "MYA": "myopic fundus",
-    "BRVO": "branch retinal vein occlusion", "TSLN": "tessellated fundus", "ERM": "epiretinal membrane", "LS": "laser spots", "MS": "macular scar",
+    "BRVO": "branch retinal vein occlusion", "TSLN": "tessellated fundus", "ERM": "epiretinal membrane", "LS": "laser scars", "MS": "macular scar",
     "CSR": "central serous chorioretinopathy", "ODC": "optic disc cupping", "CRVO": "central retinal vein occlusion", "TV": "tortuous vessels",
     "AH": "asteroid hyalosis", "ODP": "optic disc pallor", "ODE": "optic disc edema", "ST": "optociliary shunt",
     "AION": "anterior ischaemic optic neuropathy", "PT": "parafoveal telangiectasia", "RT": "retinal traction", "RS": "retinitis",
@@ -310,8 +310,8 @@ BRSET = Description(
     flags={"normal": {"1": "normal"}} | {part: {"1": "", "2": "abnormal"} for part in BRSET_PARTS} | {name: {"1": word} for name, word in BRSET_FINDINGS.items()})
 
 # %% ../../nbs/data/07_named_sets.ipynb #d9c043f2
-ODIR_FLAGS = {"D": "diabetic_retinopathy", "G": "glaucoma", "C": "cataract", "A": "age_related_macular_degeneration", "H": "hypertensive_retinopathy",
-              "M": "pathological_myopia"}
+ODIR_FLAGS = {"D": ("diabetic_retinopathy",), "G": ("glaucoma",), "C": ("cataract",), "H": ("hypertensive_retinopathy",), "M": ("pathological_myopia",),
+              "A": ("age_related_macular_degeneration", "neovascular_age_related_macular_degeneration")}
 
 # %% ../../nbs/data/07_named_sets.ipynb #af750eab
 @lru_cache(maxsize=65536)
@@ -324,9 +324,10 @@ def flag_conflict(left: str, right: str, flags: dict[str, str]) -> str:
     """What the flags of a patient say against the keywords of the two eyes, or "" (also where the keywords are not all known)."""
     if _diseases(left) is None or _diseases(right) is None: return ""
     named, said = _diseases(left) | _diseases(right), []
-    for letter, disease in ODIR_FLAGS.items():
-        if flags.get(letter) == "1" and not named & {disease, f"suspected_{disease}"}: said.append(f"flag {letter} but no keyword says {disease}")
-        if flags.get(letter) == "0" and disease in named: said.append(f"no flag {letter} but a keyword says {disease}")
+    for letter, diseases in ODIR_FLAGS.items():
+        borne_out = named & {prefix + disease for disease in diseases for prefix in ("", "suspected_")}
+        if flags.get(letter) == "1" and not borne_out: said.append(f"flag {letter} but no keyword says {diseases[0]}")
+        if flags.get(letter) == "0": said += [f"no flag {letter} but a keyword says {disease}" for disease in diseases if disease in named]
     return "; ".join(said)
 
 # %% ../../nbs/data/07_named_sets.ipynb #3e2a3f32

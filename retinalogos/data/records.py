@@ -16,10 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from ..config import UserError
 
 # %% ../../nbs/data/00_records.ipynb #2df7fdc7
-LESIONS = ("microaneurysms", "haemorrhages", "hard_exudates", "cotton_wool_spots", "neovascularisation", "preretinal_haemorrhage", "drusen")
-DIABETIC_LESIONS = LESIONS[:-1]
-SIGNS = LESIONS + ("large_cup_to_disc_ratio", "peripapillary_atrophy", "tessellated_fundus")
-DISEASES = ("diabetic_retinopathy", "glaucoma", "age_related_macular_degeneration", "pathological_myopia")
+LESIONS = ("microaneurysms", "haemorrhages", "hard_exudates", "cotton_wool_spots", "venous_beading", "intraretinal_microvascular_abnormalities",
+           "neovascularisation", "preretinal_haemorrhage", "laser_scars", "drusen", "geographic_atrophy", "choroidal_neovascularisation",
+           "subretinal_haemorrhage", "macular_hole", "crystalline_deposits", "nerve_fibre_layer_defect")
+DIABETIC_LESIONS = ("microaneurysms", "venous_beading", "intraretinal_microvascular_abnormalities", "neovascularisation", "preretinal_haemorrhage", "laser_scars")
+SIGNS = LESIONS + ("large_cup_to_disc_ratio", "peripapillary_atrophy", "tessellated_fundus", "arteriolar_narrowing", "arteriovenous_nicking",
+                   "optic_disc_swelling", "vessel_tortuosity", "media_haze")
+DISEASES = ("diabetic_retinopathy", "glaucoma", "age_related_macular_degeneration", "neovascular_age_related_macular_degeneration", "pathological_myopia",
+            "macular_hole", "crystalline_dystrophy", "hypertensive_retinopathy", "branch_retinal_vein_occlusion", "central_retinal_vein_occlusion", "cataract")
 
 # %% ../../nbs/data/00_records.ipynb #05de5478
 DR_GRADES = {
@@ -116,12 +120,21 @@ class LesionCounts(BaseModel):
     """How many lesions of each kind an eye has: one field for each of `LESIONS`."""
     model_config = ConfigDict(frozen=True, extra="forbid")
     microaneurysms: Count = 0
-    haemorrhages: Count = 0
+    haemorrhages: Count = 0  # dots, blots and flames
     hard_exudates: Count = 0
     cotton_wool_spots: Count = 0
+    venous_beading: Count = 0  # beaded stretches of vein
+    intraretinal_microvascular_abnormalities: Count = 0
     neovascularisation: Count = 0
     preretinal_haemorrhage: Count = 0
+    laser_scars: Count = 0
     drusen: Count = 0
+    geographic_atrophy: Count = 0  # patches
+    choroidal_neovascularisation: Count = 0
+    subretinal_haemorrhage: Count = 0
+    macular_hole: Count = 0
+    crystalline_deposits: Count = 0
+    nerve_fibre_layer_defect: Count = 0
 
     @property
     def lesions(self) -> tuple[str, ...]:
@@ -141,12 +154,20 @@ class Findings(LesionCounts):
     quality: Literal["good", "usable", "reject"] = "good"
     pigmentation: Fraction = 0.5  # 0 fair, 1 dark
     field: Literal["macula_centred", "disc_centred"] = "macula_centred"
+    flame_haemorrhages: Count = 0
+    macular_exudates: Count = 0
+    cup_area_ratio: Fraction | None = None  # cup area / disc area; None = not recorded
+    artery_vein_ratio: Annotated[float, Field(gt=0)] = 2 / 3  # calibre of arteries / veins
+    tortuosity: Annotated[float, Field(ge=0)] = 1.  # factor on the bending of vessels, 1 is usual
+    tessellation: Fraction = 0.  # how much the choroidal vessels show
 
     @model_validator(mode="after")
-    def lesions_fit_grade(self):
-        """Refuse diabetic lesions in an eye of grade 0."""
+    def no_contradiction(self):
+        """Refuse diabetic lesions in an eye of grade 0, and more of a kind of spot than there are spots."""
         extra = [name for name in DIABETIC_LESIONS if self.dr_grade == 0 and getattr(self, name)]
         if extra: raise ValueError(f"{extra[0]} in an eye of DR grade 0")
+        if self.flame_haemorrhages > self.haemorrhages: raise ValueError("more flame haemorrhages than haemorrhages")
+        if self.macular_exudates > self.hard_exudates: raise ValueError("more macular exudates than hard exudates")
         return self
 
     def to_row(self) -> dict:
@@ -155,5 +176,5 @@ class Findings(LesionCounts):
 
     @classmethod
     def from_row(cls, row: dict) -> "Findings":
-        """The findings in a row of a table (other columns are ignored)."""
-        return cls(**{name: row[name] for name in cls.model_fields if name in row})
+        """The findings in a row of a table (other columns are ignored; missing ones, None or NaN, take their default)."""
+        return cls(**{name: row[name] for name in cls.model_fields if row.get(name) is not None and row[name] == row[name]})

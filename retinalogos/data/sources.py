@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..config import UserError
 from .images import RejectedImage
-from .records import LESIONS, EyeRecord
+from .records import DISEASES, SIGNS, EyeRecord
 
 # %% ../../nbs/data/06_sources.ipynb #c7a7c164
 @dataclass(frozen=True)
@@ -105,40 +105,47 @@ NOT_A_FUNDUS = ("anterior segment image", "no fundus image")
 # %% ../../nbs/data/06_sources.ipynb #1ac969be
 SAME_AS = {
     "dry age related macular degeneration": "age related macular degeneration",
-    "wet age related macular degeneration": "age related macular degeneration",
+    "wet age related macular degeneration": "neovascular age related macular degeneration",
+    "exudative age related macular degeneration": "neovascular age related macular degeneration",
     "macular epiretinal membrane": "epiretinal membrane", "epiretinal membrane over the macula": "epiretinal membrane",
     "optic disk epiretinal membrane": "epiretinal membrane", "macular epimacular membrane": "epiretinal membrane",
     "old branch retinal vein occlusion": "branch retinal vein occlusion",
     "old central retinal vein occlusion": "central retinal vein occlusion",
     "myopia retinopathy": "pathological myopia", "myopic maculopathy": "pathological myopia",
-    "post laser photocoagulation": "laser spots", "fundus laser photocoagulation spots": "laser spots", "laser spot": "laser spots",
-    "post retinal laser surgery": "laser spots", "myelinated nerve fibers": "myelinated nerve fibres",
-    "intraretinal hemorrhage": "haemorrhages", "hemorrhage": "haemorrhages", "retina fold": "retinal fold",
+    "post laser photocoagulation": "laser scars", "fundus laser photocoagulation spots": "laser scars", "laser spot": "laser scars",
+    "laser spots": "laser scars", "laser scar": "laser scars", "post retinal laser surgery": "laser scars",
+    "intraretinal microvascular abnormality": "intraretinal microvascular abnormalities", "irma": "intraretinal microvascular abnormalities",
+    "choroidal neovascularization": "choroidal neovascularisation", "neovascularization": "neovascularisation",
+    "preretinal hemorrhage": "preretinal haemorrhage", "subretinal hemorrhage": "subretinal haemorrhage",
+    "intraretinal hemorrhage": "haemorrhages", "hemorrhage": "haemorrhages", "retina fold": "retinal fold", "soft exudates": "cotton wool spots",
+    "bietti crystalline dystrophy": "crystalline dystrophy", "retinal nerve fibre layer defect": "nerve fibre layer defect",
+    "retinal nerve fiber layer defect": "nerve fibre layer defect", "myelinated nerve fibers": "myelinated nerve fibres",
     "macular edema": "macular oedema", "optic disc cupping": "large cup to disc ratio", "tortuous vessels": "vessel tortuosity",
+    "arteriovenous nipping": "arteriovenous nicking",
 }
 
 # %% ../../nbs/data/06_sources.ipynb #7584dbeb
-DISEASE_WORDS = frozenset("""age related macular degeneration, arteriosclerosis, branch retinal artery occlusion,
-branch retinal vein occlusion, cataract, central retinal artery occlusion, central retinal vein occlusion,
-central serous chorioretinopathy, congenital choroidal coloboma, epiretinal membrane, glaucoma, hypertensive retinopathy,
-idiopathic choroidal neovascularization, macular coloboma, macular hole, maculopathy, morning glory syndrome,
-old chorioretinopathy, old choroiditis, optic disc edema, optic discitis, optic nerve atrophy, pathological myopia,
+DISEASE_WORDS = frozenset("""arteriosclerosis, branch retinal artery occlusion,
+central retinal artery occlusion,
+central serous chorioretinopathy, congenital choroidal coloboma, epiretinal membrane,
+idiopathic choroidal neovascularization, macular coloboma, maculopathy, morning glory syndrome,
+old chorioretinopathy, old choroiditis, optic disc edema, optic discitis, optic nerve atrophy,
 retinal detachment, retinitis pigmentosa, retinochoroidal coloboma, vitreous degeneration,
 macular pigmentation disorder, anterior ischaemic optic neuropathy, asteroid hyalosis, chorioretinitis, coloboma, cystoid macular oedema,
 haemorrhagic pigment epithelial detachment, haemorrhagic retinopathy, macular oedema, optic disc pit maculopathy, parafoveal telangiectasia,
 post traumatic choroidal rupture, retinal macroaneurysm, retinal vascular occlusion, retinitis, vasculitis,
-vitreous haemorrhage""".replace("\n", " ").split(", "))
+vitreous haemorrhage""".replace("\n", " ").split(", ")) | {name.replace("_", " ") for name in DISEASES} - {"diabetic retinopathy"}
 
 # %% ../../nbs/data/06_sources.ipynb #2d370608
 SIGN_WORDS = frozenset("""abnormal color of optic disc, abnormal pigment, atrophic change, atrophy, choroidal nevus, chorioretinal atrophy,
 chorioretinal atrophy with pigmentation proliferation, depigmentation of the retinal pigment epithelium,
-diffuse retinal atrophy, drusen, haemorrhages, intraretinal microvascular abnormality, laser spots, microvascular anomalies,
-myelinated nerve fibres, oval yellow white atrophy, peripapillary atrophy, pigment epithelium proliferation, pigmentation disorder,
+diffuse retinal atrophy, microvascular anomalies,
+myelinated nerve fibres, oval yellow white atrophy, pigment epithelium proliferation, pigmentation disorder,
 retinal fold, retinal pigment epithelial hypertrophy, retinal pigment epithelium atrophy, retinal pigmentation, retinal vascular sheathing,
-silicone oil eye, spotted membranous change, tessellated fundus, vessel tortuosity, vitreous opacity, wedge white line change,
-white vessel, arterial plaque, chorioretinal scar, choroidal folds, collateral vessels, exudation, large cup to disc ratio, macular scar,
-media haze, myopic fundus, optic disc pallor, optociliary shunt, retinal pigment epithelium changes, retinal traction,
-tilted disc""".replace("\n", " ").split(", ")) | {lesion.replace("_", " ") for lesion in LESIONS}
+silicone oil eye, spotted membranous change, vitreous opacity, wedge white line change,
+white vessel, arterial plaque, chorioretinal scar, choroidal folds, collateral vessels, exudation, macular scar,
+myopic fundus, optic disc pallor, optociliary shunt, retinal pigment epithelium changes, retinal traction,
+tilted disc""".replace("\n", " ").split(", ")) | ({name.replace("_", " ") for name in SIGNS} - DISEASE_WORDS)
 
 # %% ../../nbs/data/06_sources.ipynb #0deaa74b
 @lru_cache(maxsize=4096)
