@@ -54,7 +54,7 @@ class Camera:
 # %% ../../nbs/data/02_anatomy.ipynb #51b599c6
 def draw_tint(rng: Generator) -> tuple[float, float, float]:
     """Factors on red, green and blue; green stays near red, blue varies most."""
-    red, green, blue = np.exp(rng.normal((0, .06, -.15), (.10, .10, .40)))
+    red, green, blue = np.exp(rng.normal((0, .05, -.15), (.10, .08, .40)))
     return float(red), float(red * green), float(min(red * blue, 1.4))
 
 
