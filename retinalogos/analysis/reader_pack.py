@@ -23,7 +23,7 @@ from PIL import Image
 from ..config import UserError, write_json
 from ..data.dataset import load_images, load_records
 from ..data.images import FORMATS, RejectedImage, crop_square, decode_png, read_photograph, resize
-from ..data.records import EyeRecord
+from ..data.records import DISEASES, EyeRecord
 
 # %% ../../nbs/analysis/10_reader_pack.ipynb #4308767d
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Material:
         return len(self.table)
 
 
-RAREST_FIRST = ("pathological_myopia", "age_related_macular_degeneration", "glaucoma", "diabetic_retinopathy")
+RAREST_FIRST = (*DISEASES[2:], "glaucoma", "diabetic_retinopathy")
 """The condition of an eye with several diseases is the first of these."""
 
 

@@ -23,7 +23,7 @@ from transformers import ResNetConfig, ResNetModel, ResNetPreTrainedModel
 from .intervals import bootstrap_interval, wilson_interval
 from ..data.dataset import load_images, load_records
 from ..data.images import decode_png
-from ..data.records import EyeRecord
+from ..data.records import DISEASES, EyeRecord
 
 # %% ../../nbs/analysis/01_readers.ipynb #4c658438
 def retina_mask(image: np.ndarray) -> np.ndarray:
@@ -95,8 +95,7 @@ TASKS = {
     "eye": ("OD", "OS"),
     "dr_grade": ("0", "1", "2", "3", "4"),
     "glaucoma": ("absent", "present"),
-    "age_related_macular_degeneration": ("absent", "present"),
-    "pathological_myopia": ("absent", "present"),
+    **{disease: ("absent", "present") for disease in DISEASES[2:]},
     "quality": ("good", "usable", "reject"),
 }
 """Questions of the network reader with their answers, in the order of its outputs."""
@@ -112,9 +111,7 @@ def record_labels(record: EyeRecord) -> dict[str, int]:
     return {"eye": position("eye", record.eye),
             "dr_grade": -1 if record.dr_grade is None else int(record.dr_grade),
             "glaucoma": -1 if record.glaucoma is None else int(record.glaucoma),
-            "age_related_macular_degeneration": disease("age_related_macular_degeneration"),
-            "pathological_myopia": disease("pathological_myopia"),
-            "quality": position("quality", record.image_quality)}
+            "quality": position("quality", record.image_quality)} | {name: disease(name) for name in DISEASES[2:]}
 
 # %% ../../nbs/analysis/01_readers.ipynb #308fe4e0
 def reader_labels(records: pd.DataFrame) -> pd.DataFrame:
