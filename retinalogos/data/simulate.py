@@ -47,7 +47,7 @@ UNDER_VESSELS = {  # back to front
     "crystalline_deposits": Ink((1., .96, .68), True, .95, .001),
     "laser_scars": Ink((.97, .84, .56), True, .65, .0025, .2),
     "laser_pigment": Ink((.42, .38, .42), False, .9),
-    "macular_cuff": Ink((.80, .72, .58), True, .42, .004),
+    "macular_cuff": Ink((.80, .72, .56), True, .34, .006),
     "macular_hole": Ink((.74, .30, .30), False, 1., .0015),
     "cotton_wool_spots": Ink((.98, .91, .70), True, .85, .002, .15),
     "hard_exudates": Ink((1., .90, .46), True, .92, .0014, .1),
