@@ -1,8 +1,9 @@
 """What `captions.examine` reads in captions that it was not written for, against facts that were written down by hand for each of them.
 
-`captions_by_hand.json` holds two sets. On the 80 of `by_hand` the rules were improved, so their score is a regression test. The 60 of
-`held_out` were written and labelled without a look at the rules, and no rule was changed for them: theirs is the honest score. The paper's
-eight captions are read from ../shared/realdata where it lies.
+`captions_by_hand.json` holds four sets. On `by_hand`, `held_out` and `new_lesions` rules were improved, so their scores are regression tests.
+Those of `held_out` and `new_lesions` were written and labelled first: before any change for them, all facts but the items were read with a precision of
+0.976 and a recall of 0.964 (60 captions), and 0.986 and 0.973 (16). No rule was changed for the 15 of `glaucoma`, about glaucoma and the cup-to-disc ratio:
+theirs is the honest score, though their writer had read the rules. The paper's eight captions are read from ../shared/realdata where it lies.
 """
 import json
 from pathlib import Path
@@ -51,7 +52,7 @@ def scores(captions):
     return table.assign(precision=table.right / table.read, recall=table.right / table.labelled)
 
 
-@pytest.mark.parametrize("name", ["paper", "by_hand", "held_out"])
+@pytest.mark.parametrize("name", ["paper", "by_hand", "held_out", "new_lesions", "glaucoma"])
 def test_what_is_read_is_there(name):
     captions = captions_of(name)
     table = scores(captions)
@@ -62,7 +63,7 @@ def test_what_is_read_is_there(name):
     assert (table.precision[["all but items", "all"]] >= .9).all()
 
 
-@pytest.mark.parametrize("name", ["paper", "by_hand", "held_out"])
+@pytest.mark.parametrize("name", ["paper", "by_hand", "held_out", "new_lesions", "glaucoma"])
 def test_what_is_there_is_read(name):
     assert (scores(captions_of(name)).recall[["all but items", "all"]] >= .9).all()
 
