@@ -565,6 +565,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'retinalogos/captions/examine.py'),
                                               'retinalogos.captions.examine.read_quality': ( 'captions/examine.html#read_quality',
                                                                                              'retinalogos/captions/examine.py'),
+                                              'retinalogos.captions.examine.self_contradictions': ( 'captions/examine.html#self_contradictions',
+                                                                                                    'retinalogos/captions/examine.py'),
                                               'retinalogos.captions.examine.split_commas': ( 'captions/examine.html#split_commas',
                                                                                              'retinalogos/captions/examine.py'),
                                               'retinalogos.captions.examine.spoken_lesions': ( 'captions/examine.html#spoken_lesions',

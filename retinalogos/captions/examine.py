@@ -7,10 +7,11 @@ __all__ = ['BLEED', 'MEMBRANE', 'NERVE_FIBRE', 'LESION_TERMS', 'OTHER_LESIONS', 
            'END_OF_SCOPE', 'AMOUNT', 'NEXT_AMOUNT', 'LATE_NO', 'LIST_GOES_ON', 'LAYER_FIRST', 'KNOWN', 'OPEN',
            'WHETHER', 'JOINT_NO', 'LATE_HEDGE', 'SIDE', 'DISC', 'NOT_DISC', 'DR_TERM', 'DR_KINDS', 'GLAUCOMA',
            'NOT_THIS_EYE', 'JOINT', 'CUP_RATIO', 'BOUND', 'IMAGE', 'BLUR', 'BADLY', 'SHARP', 'QUALITY_TERMS',
-           'ANY_QUALITY', 'QUALITY_HINT', 'DR_LESIONS', 'ADVANCED', 'CUP_TOLERANCE', 'clauses', 'split_commas',
-           'status', 'only', 'read_eye', 'read_disc_side', 'read_dr_grade', 'read_glaucoma', 'spoken_lesions',
-           'read_lesions', 'read_cup_to_disc', 'read_quality', 'Facts', 'extract_facts', 'excluded_lesions',
-           'contradictions', 'Examination', 'examine', 'examination_row', 'examine_table', 'detection']
+           'ANY_QUALITY', 'QUALITY_HINT', 'ADVANCED', 'SHARED', 'DR_LESIONS', 'WET', 'DISEASE_LESIONS', 'CUP_TOLERANCE',
+           'AT_MACULA', 'STATED', 'TYPES', 'clauses', 'split_commas', 'status', 'only', 'read_eye', 'read_disc_side',
+           'read_dr_grade', 'read_glaucoma', 'spoken_lesions', 'read_lesions', 'read_cup_to_disc', 'read_quality',
+           'Facts', 'extract_facts', 'excluded_lesions', 'contradictions', 'self_contradictions', 'Examination',
+           'examine', 'examination_row', 'examine_table', 'detection']
 
 # %% ../../nbs/captions/01_examine.ipynb #83aab958
 import json
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .template import DISC_SIDES, LESION_WORDS
-from ..data.records import LESIONS, EyeRecord, Findings
+from ..data.records import DIABETIC_LESIONS, LESIONS, EyeRecord, Findings
 
 # %% ../../nbs/captions/01_examine.ipynb #575991d3
 BLEED = r"(?:ha?emorrhages?|bleed(?:s|ing)?|blood)"
@@ -266,19 +267,28 @@ def extract_facts(caption: str) -> Facts:
                  hedged_lesions=named["hedged"], cup_to_disc=read_cup_to_disc(text), quality=read_quality(pieces))
 
 # %% ../../nbs/captions/01_examine.ipynb #2700ae9e
-DR_LESIONS = tuple(name for name in LESIONS if name != "drusen")
 ADVANCED = ("neovascularisation", "preretinal_haemorrhage")
+SHARED = ("haemorrhages", "hard_exudates", "cotton_wool_spots")
+DR_LESIONS = (*DIABETIC_LESIONS, *SHARED)  # what diabetic retinopathy can bring
+WET = ("choroidal_neovascularisation", "subretinal_haemorrhage")
+DISEASE_LESIONS = {
+    "diabetic_retinopathy": DR_LESIONS, "glaucoma": ("nerve_fibre_layer_defect",), "hypertensive_retinopathy": SHARED,
+    "branch_retinal_vein_occlusion": (*SHARED, *ADVANCED), "central_retinal_vein_occlusion": (*SHARED, *ADVANCED),
+    "age_related_macular_degeneration": ("drusen", "geographic_atrophy"), "macular_hole": ("macular_hole",), "cataract": (),
+    "neovascular_age_related_macular_degeneration": (*WET, "drusen", "geographic_atrophy", "haemorrhages", "hard_exudates"),
+    "pathological_myopia": (*WET, "macular_hole"), "crystalline_dystrophy": ("crystalline_deposits", "geographic_atrophy"),
+}  # lesions that each disease can bring
 
 # %% ../../nbs/captions/01_examine.ipynb #2a5a1bba
 def excluded_lesions(record: EyeRecord) -> set[str]:
     """Lesions that an eye cannot have according to its record alone."""
-    listed, grade = set(record.subclinical_labels), record.dr_grade
-    complete = bool(listed & set(DR_LESIONS)) or grade == 0 and bool(listed) or record.general_label == "normal"
-    excluded = set(LESIONS) if complete else set()
-    if grade in (1, 2, 3): excluded |= set(ADVANCED)
-    if grade == 1: excluded |= set(DR_LESIONS) - {"microaneurysms"}
-    if grade == 0 and set(record.disease_labels) <= {"glaucoma", "pathological_myopia", "age_related_macular_degeneration"}: excluded |= set(DR_LESIONS)
-    return excluded - listed
+    listed, grade = {*record.subclinical_labels, *record.disease_labels}, record.dr_grade
+    brought = [set(DISEASE_LESIONS.get(disease, LESIONS)) for disease in record.disease_labels if disease != "diabetic_retinopathy"]
+    possible, lesions = set().union(*brought), set(record.subclinical_labels) & set(LESIONS)
+    if record.general_label == "normal" or lesions & set(DR_LESIONS) - {"laser_scars"} or grade == 0 and lesions: return set(LESIONS) - listed
+    if grade == 0: return set(LESIONS if listed else DR_LESIONS) - possible - listed
+    early = set(DR_LESIONS) - {"microaneurysms", "laser_scars"} if grade == 1 else set(ADVANCED) if grade in (2, 3) else set()
+    return early - possible - listed
 
 # %% ../../nbs/captions/01_examine.ipynb #604f52eb
 CUP_TOLERANCE = 0.15  # absolute
@@ -289,14 +299,31 @@ def contradictions(facts: Facts, record: EyeRecord, findings: Findings | None = 
     pairs = [("eye", facts.eye, record.eye), ("disc side", facts.disc_side, DISC_SIDES.get(record.eye)),
              ("DR grade", facts.dr_grade, record.dr_grade), ("glaucoma", facts.glaucoma, record.glaucoma)]
     found = [f"{what}: caption {said}, record {known}" for what, said, known in pairs if None not in (said, known) and said != known]
-    found += [f"lesion: caption states {name}, record excludes it" for name in facts.stated_lesions if name in excluded_lesions(record)]
-    found += [f"lesion: caption denies {name}, record has it" for name in facts.denied_lesions if name in record.subclinical_labels]
-    listed = [name for name in LESIONS if name in record.subclinical_labels]
+    listed = [name for name in LESIONS if name in (*record.subclinical_labels, *record.disease_labels)]
+    if facts.stated_lesions: excluded = excluded_lesions(record)
+    found += [f"lesion: caption states {name}, record excludes it" for name in facts.stated_lesions if name in excluded]
+    found += [f"lesion: caption denies {name}, record has it" for name in facts.denied_lesions if name in listed]
     if facts.no_lesions and listed: found.append("lesion: caption denies all lesions, record has " + ", ".join(listed))
     if facts.normal and record.disease_labels: found.append("diagnosis: caption says normal, record has " + ", ".join(record.disease_labels))
     if {facts.quality, record.image_quality} == {"good", "reject"}: found.append(f"quality: caption {facts.quality}, record {record.image_quality}")
     if findings is not None and facts.cup_to_disc is not None and abs(facts.cup_to_disc - findings.cup_to_disc_ratio) > CUP_TOLERANCE:
         found.append(f"cup-to-disc ratio: caption {facts.cup_to_disc}, findings {findings.cup_to_disc_ratio:.2f}")
+    return found
+
+# %% ../../nbs/captions/01_examine.ipynb #93145e45
+AT_MACULA = ("geographic_atrophy", "choroidal_neovascularisation", "subretinal_haemorrhage", "macular_hole")
+
+
+def self_contradictions(facts: Facts, seen: dict[str, str]) -> list[str]:
+    """Where a caption disagrees with what its writer had `seen` (structure -> "normal", "abnormal" or "not_visible"), as short texts."""
+    said = {"lesions": [name for name in facts.stated_lesions if name != "nerve_fibre_layer_defect"],
+            "macula": [name for name in facts.stated_lesions if name in AT_MACULA],
+            "nerve_fibre_layer": [name for name in facts.stated_lesions if name == "nerve_fibre_layer_defect"],
+            "optic_disc": ["glaucoma"] if facts.glaucoma else []}
+    found = [f"seen: {part} {seen[part]}, caption states {', '.join(names)}" for part, names in said.items() if names and seen.get(part, "abnormal") != "abnormal"]
+    measured = facts.disc_side or facts.cup_to_disc is not None
+    if measured and seen.get("optic_disc") == "not_visible": found.append("seen: optic_disc not_visible, caption describes it")
+    if facts.no_lesions and seen.get("lesions") == "abnormal": found.append("seen: lesions abnormal, caption denies all lesions")
     return found
 
 # %% ../../nbs/captions/01_examine.ipynb #87dc93e9
@@ -309,33 +336,42 @@ class Examination:
     faithful: bool
 
 # %% ../../nbs/captions/01_examine.ipynb #33cb1d01
-def examine(caption: str, record: EyeRecord, findings: Findings | None = None) -> Examination:
-    """Examine one caption against one record; an empty one, which a model failed to give, says nothing and is not faithful."""
-    facts = extract_facts(caption)
-    found = tuple(contradictions(facts, record, findings)) if caption.strip() else ("no caption",)
+def examine(caption: str, record: EyeRecord, findings: Findings | None = None, seen: dict[str, str] | None = None, facts: Facts | None = None) -> Examination:
+    """Examine one caption against one record; an empty one, which a model failed to give, says nothing and is not faithful.
+
+    seen : how the model that wrote the caption judged each structure. facts : how another reader reads the caption; None takes the rules.
+    """
+    facts = facts or extract_facts(caption)
+    found = (*contradictions(facts, record, findings), *self_contradictions(facts, seen or {})) if caption.strip() else ("no caption",)
     return Examination(facts, found, not found)
 
 # %% ../../nbs/captions/01_examine.ipynb #8ade5bcd
+STATED = ("eye", "disc_side", "dr_grade", "glaucoma", "cup_to_disc", "quality")  # single facts, columns stated_*
+TYPES = {"stated_eye": "string", "stated_disc_side": "string", "stated_dr_grade": "Int64", "stated_glaucoma": "boolean", "stated_cup_to_disc": "Float64",
+         "stated_quality": "string"}
+
+
 def examination_row(image_id: str, examination: Examination) -> dict:
     """One row of `examination.parquet`; lists as JSON text."""
     facts = vars(examination.facts)
-    row = {"image_id": image_id} | {item: facts[item] for item in ITEM_TERMS}
-    row |= {f"stated_{name}": facts[name] for name in ("eye", "disc_side", "dr_grade")}
-    row |= {name: json.dumps(facts[name]) for name in ("stated_lesions", "denied_lesions")}
-    return row | {"stated_glaucoma": facts["glaucoma"], "contradictions": json.dumps(examination.contradictions), "faithful": examination.faithful}
+    row = {"image_id": image_id} | {item: facts[item] for item in ITEM_TERMS} | {f"stated_{name}": facts[name] for name in STATED}
+    row |= {name: json.dumps(facts[name]) for name in ("stated_lesions", "denied_lesions", "hedged_lesions")}
+    return row | {"contradictions": json.dumps(examination.contradictions), "faithful": examination.faithful}
 
 # %% ../../nbs/captions/01_examine.ipynb #8edbc609
-def examine_table(captions: pd.DataFrame, records: pd.DataFrame, findings: pd.DataFrame | None = None) -> pd.DataFrame:
+def examine_table(captions: pd.DataFrame, records: pd.DataFrame, findings: pd.DataFrame | None = None, facts: dict[str, Facts] | None = None) -> pd.DataFrame:
     """Examine a caption table against the records table with the same image ids; rows in the order of `captions`.
 
-    With a table of exact `findings` (of any of the images) stated cup-to-disc ratios are compared too.
+    With a table of exact `findings` (of any of the images) stated cup-to-disc ratios are compared too; with a column `seen` (JSON text, or "") what
+    the writer had seen. `facts` by image id, where another reader than the rules has read the caption; the column facts_from says who has.
     """
     known = {row["image_id"]: EyeRecord.from_row(row) for row in records.to_dict("records")}
     exact = {} if findings is None else {row["image_id"]: Findings.from_row(row) for row in findings.to_dict("records")}
     missing = sorted(set(captions["image_id"]) - set(known))
     if missing: raise ValueError(f"{len(missing)} captions have no record, the first is {missing[0]}")
-    rows = [examination_row(i, examine(text, known[i], exact.get(i))) for i, text in zip(captions["image_id"], captions["caption"])]
-    return pd.DataFrame(rows).astype({"stated_dr_grade": "Int64", "stated_glaucoma": "boolean", "stated_eye": "string", "stated_disc_side": "string"})
+    facts, seen = facts or {}, [json.loads(text) if text else None for text in captions.get("seen", [""] * len(captions))]
+    rows = [examination_row(i, examine(text, known[i], exact.get(i), saw, facts.get(i))) for i, text, saw in zip(captions["image_id"], captions["caption"], seen)]
+    return pd.DataFrame(rows).astype(TYPES).assign(facts_from=["model" if i in facts else "rules" for i in captions["image_id"]])
 
 # %% ../../nbs/captions/01_examine.ipynb #33274414
 def detection(flagged, planted) -> dict[str, float]:
