@@ -7,18 +7,20 @@ __all__ = ['BLEED', 'MEMBRANE', 'NERVE_FIBRE', 'LESION_TERMS', 'OTHER_LESIONS', 
            'END_OF_SCOPE', 'AMOUNT', 'NEXT_AMOUNT', 'LATE_NO', 'LIST_GOES_ON', 'LAYER_FIRST', 'KNOWN', 'OPEN',
            'WHETHER', 'JOINT_NO', 'LATE_HEDGE', 'SIDE', 'DISC', 'NOT_DISC', 'DR_TERM', 'DR_KINDS', 'GLAUCOMA',
            'NOT_THIS_EYE', 'JOINT', 'CUP_RATIO', 'BOUND', 'IMAGE', 'BLUR', 'BADLY', 'SHARP', 'QUALITY_TERMS',
-           'ANY_QUALITY', 'QUALITY_HINT', 'ADVANCED', 'SHARED', 'DR_LESIONS', 'WET', 'DISEASE_LESIONS', 'CUP_TOLERANCE',
-           'AT_MACULA', 'STATED', 'TYPES', 'clauses', 'split_commas', 'status', 'only', 'read_eye', 'read_disc_side',
-           'read_dr_grade', 'read_glaucoma', 'spoken_lesions', 'read_lesions', 'read_cup_to_disc', 'read_quality',
-           'Facts', 'extract_facts', 'excluded_lesions', 'contradictions', 'self_contradictions', 'Examination',
-           'examine', 'examination_row', 'examine_table', 'detection']
+           'ANY_QUALITY', 'QUALITY_HINT', 'Lesion', 'ADVANCED', 'SHARED', 'DR_LESIONS', 'WET', 'DISEASE_LESIONS',
+           'CUP_TOLERANCE', 'AT_MACULA', 'STATED', 'TYPES', 'clauses', 'split_commas', 'status', 'only', 'read_eye',
+           'read_disc_side', 'read_dr_grade', 'read_glaucoma', 'spoken_lesions', 'read_lesions', 'read_cup_to_disc',
+           'read_quality', 'Facts', 'extract_facts', 'excluded_lesions', 'contradictions', 'self_contradictions',
+           'Examination', 'examine', 'examination_row', 'examine_table', 'detection']
 
 # %% ../../nbs/captions/01_examine.ipynb #83aab958
 import json
 import re
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import pandas as pd
+from pydantic import Field
 
 from .template import DISC_SIDES, LESION_WORDS
 from ..data.records import DIABETIC_LESIONS, LESIONS, EyeRecord, Findings
@@ -232,26 +234,29 @@ def read_quality(pieces: list[str]) -> str | None:
     return "reject" if said == {"reject", "usable"} else only(said)
 
 # %% ../../nbs/captions/01_examine.ipynb #f0cac22b
+Lesion = Literal[LESIONS]
+
+
 @dataclass(frozen=True)
 class Facts:
-    """What a caption states: None or empty where it is silent. The five booleans say which checklist items it describes."""
+    """What a caption states (the types are those of a JSON schema, `captions.facts`): None or empty where it is silent. The five booleans say which checklist items it describes."""
 
     optic: bool
     macular: bool
     vessel: bool
     fibre: bool
     lesion: bool
-    eye: str | None
-    disc_side: str | None
-    dr_grade: int | None
+    eye: Literal["OD", "OS"] | None
+    disc_side: Literal["left", "right"] | None
+    dr_grade: Annotated[int, Field(ge=0, le=4)] | None
     glaucoma: bool | None
-    stated_lesions: tuple[str, ...]
-    denied_lesions: tuple[str, ...]
+    stated_lesions: tuple[Lesion, ...]
+    denied_lesions: tuple[Lesion, ...]
     no_lesions: bool
     normal: bool
-    cup_to_disc: float | None = None
-    quality: str | None = None
-    hedged_lesions: tuple[str, ...] = ()
+    cup_to_disc: Annotated[float, Field(ge=0, le=1)] | None = None
+    quality: Literal["good", "usable", "reject"] | None = None
+    hedged_lesions: tuple[Lesion, ...] = ()
 
 # %% ../../nbs/captions/01_examine.ipynb #df5731b4
 def extract_facts(caption: str) -> Facts:
