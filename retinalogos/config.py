@@ -243,7 +243,7 @@ class PurifySection(Section):
     use_rule: bool = Field(description="drop captions that the rule-based examination finds false")
     use_clip: bool = Field(description="drop the pairs that CLIP likes least")
     rule_threshold: float = Field(ge=0, le=1, description="lowest rule score kept")
-    clip_quantile: float = Field(ge=0, lt=1, description="share of pairs dropped for a low CLIP score")
+    clip_quantile: float = Field(ge=0, lt=1, description="share of the pairs of each stratum (diseases and grades) dropped for a low CLIP score, rounded down")
     llm: str | None = Field(description="language model that compares caption and record: hub name, folder, or openai:NAME for the server of [captions]; null asks none")
     llm_threshold: float = Field(ge=0, le=1, description="lowest score of the language model kept")
 
