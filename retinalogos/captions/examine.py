@@ -8,7 +8,7 @@ __all__ = ['BLEED', 'MEMBRANE', 'NERVE_FIBRE', 'LESION_TERMS', 'OTHER_LESIONS', 
            'WHETHER', 'JOINT_NO', 'LATE_HEDGE', 'SIDE', 'DISC', 'NOT_DISC', 'DR_TERM', 'DR_KINDS', 'GLAUCOMA',
            'NOT_THIS_EYE', 'JOINT', 'CUP_RATIO', 'BOUND', 'IMAGE', 'BLUR', 'BADLY', 'SHARP', 'QUALITY_TERMS',
            'ANY_QUALITY', 'QUALITY_HINT', 'Lesion', 'ADVANCED', 'SHARED', 'DR_LESIONS', 'WET', 'DISEASE_LESIONS',
-           'CUP_TOLERANCE', 'AT_MACULA', 'STATED', 'TYPES', 'clauses', 'split_commas', 'status', 'only', 'read_eye',
+           'CUP_TOLERANCE', 'STATED', 'TYPES', 'clauses', 'split_commas', 'status', 'only', 'read_eye',
            'read_disc_side', 'read_dr_grade', 'read_glaucoma', 'spoken_lesions', 'read_lesions', 'read_cup_to_disc',
            'read_quality', 'Facts', 'extract_facts', 'excluded_lesions', 'contradictions', 'self_contradictions',
            'Examination', 'examine', 'examination_row', 'examine_table', 'detection']
@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import Field
 
-from .template import DISC_SIDES, LESION_WORDS
+from .template import AT_MACULA, DISC_SIDES, LESION_WORDS
 from ..data.records import DIABETIC_LESIONS, LESIONS, EyeRecord, Findings
 
 # %% ../../nbs/captions/01_examine.ipynb #575991d3
@@ -316,9 +316,6 @@ def contradictions(facts: Facts, record: EyeRecord, findings: Findings | None = 
     return found
 
 # %% ../../nbs/captions/01_examine.ipynb #93145e45
-AT_MACULA = ("geographic_atrophy", "choroidal_neovascularisation", "subretinal_haemorrhage", "macular_hole")
-
-
 def self_contradictions(facts: Facts, seen: dict[str, str]) -> list[str]:
     """Where a caption disagrees with what its writer had `seen` (structure -> "normal", "abnormal" or "not_visible"), as short texts."""
     said = {"lesions": [name for name in facts.stated_lesions if name != "nerve_fibre_layer_defect"],

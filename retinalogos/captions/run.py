@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pandas as pd
@@ -95,13 +96,14 @@ def read_journal(folder: str | Path) -> Iterator[dict]:
 
 # %% ../../nbs/captions/04_run.ipynb #0c369479
 PROVENANCE = ("image_id", "caption", "backend", "model", "prompt_hash", "seed", "attempts", "planted_error", "revision", "seconds",
-              "prompt_tokens", "answer_tokens", "seen", "error")  # columns of the table
+              "prompt_tokens", "answer_tokens", "seen", "written_at", "error")  # columns of the table
 
 
 def result_row(result: Result, backend: Backend) -> dict:
-    """A journal row: the key and all of `PROVENANCE` (`seen` as JSON text)."""
+    """A journal row: the key and all of `PROVENANCE` (`seen` as JSON text, `written_at` as ISO time in UTC)."""
     values = {"image_id": result.job.image_id, "seed": result.job.seed, "backend": backend.name, "model": backend.model, "revision": backend.revision,
-              "prompt_hash": backend.prompt_hash, "planted_error": "", "seen": json.dumps(result.seen) if result.seen else ""}
+              "prompt_hash": backend.prompt_hash, "planted_error": "", "seen": json.dumps(result.seen) if result.seen else "",
+              "written_at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     values |= {name: getattr(result, name) for name in ("caption", "error", "attempts", "prompt_tokens", "answer_tokens")}
     return {"key": result.job.key} | {name: round(result.seconds, 3) if name == "seconds" else values[name] for name in PROVENANCE}
 
@@ -158,7 +160,7 @@ def journal_table(journal: str | Path, keys: dict[str, str]) -> pd.DataFrame:
         if row["key"] in wanted and (not row["error"] or row["key"] not in rows): rows[row["key"]] = row
     lost = [image_id for image_id, key in keys.items() if key not in rows]
     if lost: raise UserError(f"{journal}: {len(lost)} of {len(keys)} photographs have no result, the first is {lost[0]}; run it again")
-    return pd.DataFrame([{name: rows[key][name] for name in PROVENANCE} for key in keys.values()], columns=list(PROVENANCE))
+    return pd.DataFrame([{name: rows[key].get(name, "") for name in PROVENANCE} for key in keys.values()], columns=list(PROVENANCE))
 
 
 def caption_dataset(dataset: str | Path, backend: Backend, seed: int, journal: str | Path, retry_failures: bool = False) -> pd.DataFrame:

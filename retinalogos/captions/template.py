@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator
 
+from .. import __version__
 from ..config import UserError
 from ..data.records import DR_GRADES, LESIONS, EyeRecord, Findings
 
@@ -435,7 +436,7 @@ def caption_table(records: pd.DataFrame, findings: pd.DataFrame | None, seed: in
 
     Returns
     -------
-    columns image_id, caption, backend, model, prompt_hash, seed, attempts, planted_error ("" or one of `ERROR_KINDS`).
+    columns image_id, caption, backend, model, revision (version of this package), prompt_hash, seed, attempts, planted_error ("" or one of `ERROR_KINDS`).
     """
     if not 0 <= error_fraction <= 1: raise UserError(f"captions.error_fraction is {error_fraction}; it must lie in 0..1")
     known = {} if findings is None else {row["image_id"]: Findings.from_row(row) for row in findings.to_dict("records")}
@@ -443,5 +444,5 @@ def caption_table(records: pd.DataFrame, findings: pd.DataFrame | None, seed: in
                         [known.get(image_id) for image_id in records["image_id"]], seed, style, error_fraction)
     table = pd.DataFrame(rows, columns=["caption", "planted_error"])
     table.insert(0, "image_id", records["image_id"].to_numpy())
-    table = table.assign(backend="template", model=f"template-{style}", prompt_hash="", seed=seed, attempts=1)
-    return table[["image_id", "caption", "backend", "model", "prompt_hash", "seed", "attempts", "planted_error"]]
+    table = table.assign(backend="template", model=f"template-{style}", revision=__version__, prompt_hash="", seed=seed, attempts=1)
+    return table[["image_id", "caption", "backend", "model", "revision", "prompt_hash", "seed", "attempts", "planted_error"]]

@@ -118,7 +118,7 @@ def caption_shard(first, folder, n, size):
     simulated = time.perf_counter()
     captions = caption_table(records, findings, 7 + first, "short", .15)
     captioned = time.perf_counter()
-    examination = examine_table(captions, records)
+    examination = examine_table(captions, records, findings)
     examined = time.perf_counter()
     write_table(folder / f"captions-{first:09d}.parquet", captions)
     write_table(folder / f"examination-{first:09d}.parquet", examination.assign(stratum=strata(records)))
