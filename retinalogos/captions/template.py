@@ -16,12 +16,12 @@ __all__ = ['EYES', 'DISC_SIDES', 'LESION_WORDS', 'PROMPT_FORMS', 'DISC_PLACES', 
 
 # %% ../../nbs/captions/00_template.ipynb #94d818ad
 import re
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
 
-from .. import __version__
 from ..config import UserError
 from ..data.records import DR_GRADES, LESIONS, EyeRecord, Findings
 
@@ -444,5 +444,5 @@ def caption_table(records: pd.DataFrame, findings: pd.DataFrame | None, seed: in
                         [known.get(image_id) for image_id in records["image_id"]], seed, style, error_fraction)
     table = pd.DataFrame(rows, columns=["caption", "planted_error"])
     table.insert(0, "image_id", records["image_id"].to_numpy())
-    table = table.assign(backend="template", model=f"template-{style}", revision=__version__, prompt_hash="", seed=seed, attempts=1)
+    table = table.assign(backend="template", model=f"template-{style}", revision=version("retinalogos"), prompt_hash="", seed=seed, attempts=1)
     return table[["image_id", "caption", "backend", "model", "revision", "prompt_hash", "seed", "attempts", "planted_error"]]
