@@ -196,7 +196,8 @@ def ask_texts(backend: Backend, questions: list[str], journal: str | Path, label
             if result.error: reasons[result.error] += 1
             else:
                 known[result.job.key] = result.caption
-                file.add({"key": result.job.key, "answer": result.caption})
+                spent = {name: getattr(result, name) for name in ("attempts", "seconds", "prompt_tokens", "answer_tokens")}
+                file.add({"key": result.job.key, "answer": result.caption, **spent})
             if not known and reasons.total() in (20, len(jobs)):
                 raise UserError(f"{backend.setting}: the first {reasons.total()} answers were all refused, most of them because: {reasons.most_common(1)[0][0]}")
             bar.update()
