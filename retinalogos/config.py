@@ -174,7 +174,7 @@ class DatasetSection(Section):
 # %% ../nbs/00_config.ipynb #e63a6274
 class CaptionsSection(Section):
     backend: Literal["template", "transformers", "openai"] = Field(description="sentences from the record, a model in this process, or a server")
-    style: Literal["short", "long"] = Field(description="short: 25 to 45 words; long: 85 to 190, where exact findings are known or a model writes")
+    style: Literal["short", "long"] = Field(description="short: 25 to 45 words; long: 85 to 190, where exact findings are known or a model writes (then raise encoders.max_tokens)")
     error_fraction: float = Field(ge=0, le=1, description="captions given a planted error, so that purification can be judged (template only)")
     model: str | None = Field(description="hub name or folder, or the server's name for it; null: the only one that the server has (not template)")
     revision: str | None = Field(description="commit of the hub model; null takes the newest that is there (not template)")

@@ -320,8 +320,7 @@ def self_contradictions(facts: Facts, seen: dict[str, str]) -> list[str]:
     """Where a caption disagrees with what its writer had `seen` (structure -> "normal", "abnormal" or "not_visible"), as short texts."""
     said = {"lesions": [name for name in facts.stated_lesions if name != "nerve_fibre_layer_defect"],
             "macula": [name for name in facts.stated_lesions if name in AT_MACULA],
-            "nerve_fibre_layer": [name for name in facts.stated_lesions if name == "nerve_fibre_layer_defect"],
-            "optic_disc": ["glaucoma"] if facts.glaucoma else []}
+            "nerve_fibre_layer": [name for name in facts.stated_lesions if name == "nerve_fibre_layer_defect"]}
     found = [f"seen: {part} {seen[part]}, caption states {', '.join(names)}" for part, names in said.items() if names and seen.get(part, "abnormal") != "abnormal"]
     measured = facts.disc_side or facts.cup_to_disc is not None
     if measured and seen.get("optic_disc") == "not_visible": found.append("seen: optic_disc not_visible, caption describes it")

@@ -26,8 +26,10 @@ from retinalogos.captions.examine import examine_table
 from retinalogos.captions.prompts import STRUCTURES, load_prompt
 from retinalogos.captions.template import caption_table
 from retinalogos.config import write_table
+from retinalogos.data.anatomy import draw_geometry, draw_patient, draw_plan
+from retinalogos.data.lesions import draw_counts
 from retinalogos.data.records import EyeRecord
-from retinalogos.data.simulate import draw_counts, draw_geometry, draw_patient, draw_plan, findings_of, record_of
+from retinalogos.data.simulate import findings_of, record_of
 from retinalogos.stage import measured
 from retinalogos.training.purify import purify, strata
 
