@@ -37,16 +37,16 @@ def labelled(facts):
     return pairs | {(kind, lesion) for kind in LISTS for lesion in facts.get(kind, ())}
 
 
-def extracted(text):
-    """What the examination reads in a caption, in the form of `labelled`."""
-    facts = extract_facts(text)
+def extracted(text, read=extract_facts):
+    """What the examination, or another reader, reads in a caption, in the form of `labelled`."""
+    facts = read(text)
     pairs = {(kind, getattr(facts, kind)) for kind in SINGLE if getattr(facts, kind) is not None}
     return pairs | {("items", item) for item in ITEM_TERMS if getattr(facts, item)} | {(kind, lesion) for kind in LISTS for lesion in getattr(facts, kind)}
 
 
-def scores(captions):
+def scores(captions, read=extract_facts):
     """One row a kind of fact: how many are labelled, read and both, precision and recall; the last rows pool them."""
-    pairs = [(labelled(facts), extracted(text)) for text, facts in captions]
+    pairs = [(labelled(facts), extracted(text, read)) for text, facts in captions]
     count = lambda kinds: [sum(kind in kinds for part in (a(truth, read) for truth, read in pairs) for kind, _ in part)
                            for a in (lambda t, r: t, lambda t, r: r, lambda t, r: t & r)]
     groups = {kind: (kind,) for kind in (*SINGLE, *LISTS, "items")} | {"all but items": SINGLE + LISTS, "all": (*SINGLE, *LISTS, "items")}
