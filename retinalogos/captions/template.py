@@ -261,6 +261,7 @@ def long_vessels(record: EyeRecord, findings: Findings, rng: Generator) -> str:
 def long_fibre(record: EyeRecord, findings: Findings, rng: Generator) -> str:
     """State of the nerve fibre layer, as far as it follows from the record."""
     if findings.quality == "reject": return "the nerve fibre layer cannot be assessed"
+    if "optic_disc_swelling" in record.subclinical_labels: return "the nerve fibre layer is thickened around the swollen optic disc"
     said = fibre_sentence(record, findings, rng)
     return said.replace("no nerve", "there is no nerve") + (", as expected in glaucoma" if record.glaucoma else ", without thinning" if "even" in said else "") if said else ""
 
@@ -270,7 +271,7 @@ def long_background(record: EyeRecord, findings: Findings, rng: Generator) -> li
     colour = "light orange" if findings.pigmentation < .33 else "dark brownish red" if findings.pigmentation > .67 else "orange-red"
     words = {"tessellated_fundus": "the fundus is tessellated, so that the choroidal vessels shine through", "peripapillary_atrophy": "a zone of peripapillary atrophy borders the optic disc",
              "optic_disc_swelling": "the optic disc is swollen and its margin is indistinct", "media_haze": "media haze veils the details of the retina"}
-    return [pick(rng, ("the background of the fundus is {}", "the retina has a {} colour")).format(colour)] + [words[sign] for sign in words if sign in record.subclinical_labels]
+    return [pick(rng, ("the background of the fundus is {}", "the colour of the retina is {}")).format(colour)] + [words[sign] for sign in words if sign in record.subclinical_labels]
 
 # %% ../../nbs/captions/00_template.ipynb #cc81a0c3
 LONG_LESIONS = {

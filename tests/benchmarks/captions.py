@@ -109,9 +109,10 @@ def simulated_tables(seed, first, n):
         for side, eye in enumerate(("OD", "OS")):
             rng = np.random.default_rng([seed, number, 1 + side])
             plan = draw_plan(rng, patient, eye)
-            found = findings_of(draw_geometry(rng, patient, plan), draw_counts(rng, plan), patient, plan)
+            geometry = draw_geometry(rng, patient, plan)
+            found = findings_of(geometry, draw_counts(rng, geometry, plan), patient, plan, 2 / 3)
             image_id = f"sim-{number:08d}-{eye}"
-            records.append({"image_id": image_id, **record_of(plan, found).to_row()})
+            records.append({"image_id": image_id, **record_of(geometry, plan, found).to_row()})
             findings.append({"image_id": image_id, **found.to_row()})
     return pd.DataFrame(records), pd.DataFrame(findings)
 
