@@ -174,13 +174,14 @@ class DatasetSection(Section):
 # %% ../nbs/00_config.ipynb #e63a6274
 class CaptionsSection(Section):
     backend: Literal["template", "transformers", "openai"] = Field(description="sentences from the record, a model in this process, or a server")
-    style: Literal["short", "long"] = Field(description="short: 25 to 45 words")
+    style: Literal["short", "long"] = Field(description="short: 25 to 45 words; long: 85 to 190, where exact findings are known or a model writes (then raise encoders.max_tokens)")
     error_fraction: float = Field(ge=0, le=1, description="captions given a planted error, so that purification can be judged (template only)")
     model: str | None = Field(description="hub name or folder, or the server's name for it; null: the only one that the server has (not template)")
     revision: str | None = Field(description="commit of the hub model; null takes the newest that is there (not template)")
     prompt: str = Field(description="version of the question, see captions.prompts (not template)")
     max_words: PositiveInt | None = Field(description="longest caption; null takes the style's own limit (not template)")
     temperature: float = Field(ge=0, le=2, description="0 takes the likeliest word each time (not template)")
+    facts_model: str | None = Field(description="language model that reads what each caption states: hub name, folder, or openai:NAME for the server; null: the rules alone")
 
 # %% ../nbs/00_config.ipynb #1be71d63
 class EncodersSection(Section):
@@ -242,8 +243,8 @@ class PurifySection(Section):
     use_rule: bool = Field(description="drop captions that the rule-based examination finds false")
     use_clip: bool = Field(description="drop the pairs that CLIP likes least")
     rule_threshold: float = Field(ge=0, le=1, description="lowest rule score kept")
-    clip_quantile: float = Field(ge=0, lt=1, description="share of pairs dropped for a low CLIP score")
-    llm: str | None = Field(description="hub name or folder of a causal language model that compares caption and record; null asks none")
+    clip_quantile: float = Field(ge=0, lt=1, description="share of the pairs of each stratum (diseases and grades) dropped for a low CLIP score, rounded down")
+    llm: str | None = Field(description="language model that compares caption and record: hub name, folder, or openai:NAME for the server of [captions]; null asks none")
     llm_threshold: float = Field(ge=0, le=1, description="lowest score of the language model kept")
 
 # %% ../nbs/00_config.ipynb #f757998a

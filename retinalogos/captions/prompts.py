@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_REPORT', 'SPECIAL', 'HIDDEN', 'SHOWN', 'STRUCTURES', 'Seen', 'THOUGHTS', 'SYSTEM_V1', 'USER_V1', 'STYLES_V1',
-           'PROMPTS', 'DIAGNOSES', 'MARKUP', 'TALK', 'plain_text', 'quote', 'record_text', 'Answer', 'answer_schema',
-           'InvalidAnswer', 'json_objects', 'parse_answer', 'Prompt', 'load_prompt', 'carries', 'unfounded_diagnosis',
-           'runs', 'check_caption', 'read_answer']
+           'PROMPTS', 'WET', 'DIAGNOSES', 'MARKUP', 'TALK', 'plain_text', 'quote', 'record_text', 'Answer',
+           'answer_schema', 'InvalidAnswer', 'json_objects', 'parse_answer', 'Prompt', 'load_prompt', 'carries',
+           'unfounded_diagnosis', 'runs', 'check_caption', 'read_answer']
 
 # %% ../../nbs/captions/02_prompts.ipynb #978f31d0
 import hashlib
@@ -176,12 +176,15 @@ def load_prompt(version: str, style: str, max_words: int | None = None) -> Promp
     return Prompt(version, style, least, most, system, template)
 
 # %% ../../nbs/captions/02_prompts.ipynb #6830d736
+WET = r"(?<!non-)(?<!non)(?:neovascular|wet|exudative) "
 DIAGNOSES = {
     "diabetic_retinopathy": r"diabetic retinopathy|proliferative retinopathy", "glaucoma": r"glaucoma(?:tous)?",
-    "age_related_macular_degeneration": r"macular degeneration|\bAMD\b", "pathological_myopia": r"(?:patholog|degenerat)\w* myopia",
-    "hypertensive_retinopathy": r"hypertensive retinopathy", "retinal_vein_occlusion": r"vein occlusion", "retinal_artery_occlusion": r"artery occlusion",
+    "age_related_macular_degeneration": r"macular degeneration|\bAMD\b", "neovascular_age_related_macular_degeneration": rf"{WET}(?:age[ -]related )?(?:macular degeneration|AMD\b)",
+    "pathological_myopia": r"(?:patholog|degenerat)\w* myopia", "hypertensive_retinopathy": r"hypertensive retinopathy",
+    "retinal_vein_occlusion": r"vein occlusion|\b[BC]?RVO\b", "branch_retinal_vein_occlusion": r"branch (?:retinal )?vein occlusion|\bBRVO\b",
+    "central_retinal_vein_occlusion": r"central (?:retinal )?vein occlusion|\bCRVO\b", "retinal_artery_occlusion": r"artery occlusion",
     "macular_hole": r"macular hole", "retinal_detachment": r"retinal detachment", "retinitis_pigmentosa": r"retinitis pigmentosa",
-    "cataract": r"cataracts?", "papilloedema": r"papillo?edema", "corneoretinal_dystrophy": r"crystalline (?:retinopathy|\w*dystrophy)",
+    "cataract": r"cataracts?", "papilloedema": r"papillo?edema", "crystalline_dystrophy": r"crystalline (?:\w+ )?(?:retinopathy|\w*dystrophy)|bietti",
 }
 
 # %% ../../nbs/captions/02_prompts.ipynb #d0e8b463

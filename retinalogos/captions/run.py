@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROVENANCE', 'JOURNAL', 'job_seed', 'job_key', 'read_rows', 'iter_jobs', 'Journal', 'read_journal', 'result_row',
-           'missing_jobs', 'check_hope', 'ask_missing', 'journal_table', 'caption_dataset', 'make_backend', 'spending',
-           'main']
+           'missing_jobs', 'check_hope', 'ask_missing', 'journal_table', 'caption_dataset', 'text_key', 'ask_texts',
+           'make_backend', 'spending', 'main']
 
 # %% ../../nbs/captions/04_run.ipynb #5b291596
 import argparse
@@ -18,12 +18,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from .backends import Backend, Job, OpenAIBackend, Result, TemplateBackend, TransformersBackend
+from .backends import Backend, Job, OpenAIBackend, Result, TemplateBackend, TextJob, TransformersBackend
 from .prompts import load_prompt
 from ..config import CaptionsSection, Settings, UserError, load_params, project_root, settings
 from ..data.dataset import iter_shards, load_findings, load_records
@@ -95,13 +96,14 @@ def read_journal(folder: str | Path) -> Iterator[dict]:
 
 # %% ../../nbs/captions/04_run.ipynb #0c369479
 PROVENANCE = ("image_id", "caption", "backend", "model", "prompt_hash", "seed", "attempts", "planted_error", "revision", "seconds",
-              "prompt_tokens", "answer_tokens", "seen", "error")  # columns of the table
+              "prompt_tokens", "answer_tokens", "seen", "written_at", "error")  # columns of the table
 
 
 def result_row(result: Result, backend: Backend) -> dict:
-    """A journal row: the key and all of `PROVENANCE` (`seen` as JSON text)."""
+    """A journal row: the key and all of `PROVENANCE` (`seen` as JSON text, `written_at` as ISO time in UTC)."""
     values = {"image_id": result.job.image_id, "seed": result.job.seed, "backend": backend.name, "model": backend.model, "revision": backend.revision,
-              "prompt_hash": backend.prompt_hash, "planted_error": "", "seen": json.dumps(result.seen) if result.seen else ""}
+              "prompt_hash": backend.prompt_hash, "planted_error": "", "seen": json.dumps(result.seen) if result.seen else "",
+              "written_at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     values |= {name: getattr(result, name) for name in ("caption", "error", "attempts", "prompt_tokens", "answer_tokens")}
     return {"key": result.job.key} | {name: round(result.seconds, 3) if name == "seconds" else values[name] for name in PROVENANCE}
 
@@ -158,7 +160,7 @@ def journal_table(journal: str | Path, keys: dict[str, str]) -> pd.DataFrame:
         if row["key"] in wanted and (not row["error"] or row["key"] not in rows): rows[row["key"]] = row
     lost = [image_id for image_id, key in keys.items() if key not in rows]
     if lost: raise UserError(f"{journal}: {len(lost)} of {len(keys)} photographs have no result, the first is {lost[0]}; run it again")
-    return pd.DataFrame([{name: rows[key][name] for name in PROVENANCE} for key in keys.values()], columns=list(PROVENANCE))
+    return pd.DataFrame([{name: rows[key].get(name, "") for name in PROVENANCE} for key in keys.values()], columns=list(PROVENANCE))
 
 
 def caption_dataset(dataset: str | Path, backend: Backend, seed: int, journal: str | Path, retry_failures: bool = False) -> pd.DataFrame:
@@ -170,6 +172,36 @@ def caption_dataset(dataset: str | Path, backend: Backend, seed: int, journal: s
     table = journal_table(journal, {image_id: keys[image_id] for image_id in load_records(dataset)["image_id"]})
     if not (table["error"] == "").any(): raise UserError(f"{journal}: no photograph got a caption; the first reason: {table['error'][0]}")
     return table
+
+# %% ../../nbs/captions/04_run.ipynb #2d692da1
+def text_key(question: str, backend: Backend) -> str:
+    """32 hex digits over a question and who is asked it."""
+    asked = [backend.name, backend.model, backend.revision, backend.prompt_hash, backend.temperature, question]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
+
+
+def ask_texts(backend: Backend, questions: list[str], journal: str | Path, label: str) -> list[str | None]:
+    """Answers to questions in text alone, in their order; None where the model gave none that is taken.
+
+    Raises
+    ------
+    UserError : the first 20 questions, or all, got no answer, and the journal holds none.
+    """
+    keys = [text_key(question, backend) for question in questions]
+    wanted, reasons = dict(zip(keys, questions)), Counter()
+    known = {row["key"]: row["answer"] for row in read_journal(journal) if row["key"] in wanted and "answer" in row}
+    jobs = [TextJob(question, int(key[:7], 16), key) for key, question in wanted.items() if key not in known]
+    with Journal(journal) as file, tqdm(desc=label, total=len(jobs), disable=not jobs) as bar:
+        for result in backend.answer(iter(jobs)):
+            if result.error: reasons[result.error] += 1
+            else:
+                known[result.job.key] = result.caption
+                spent = {name: getattr(result, name) for name in ("attempts", "seconds", "prompt_tokens", "answer_tokens")}
+                file.add({"key": result.job.key, "answer": result.caption, **spent})
+            if not known and reasons.total() in (20, len(jobs)):
+                raise UserError(f"{backend.setting}: the first {reasons.total()} answers were all refused, most of them because: {reasons.most_common(1)[0][0]}")
+            bar.update()
+    return [known.get(key) for key in keys]
 
 # %% ../../nbs/captions/04_run.ipynb #ddcd3a7e
 def make_backend(section: CaptionsSection, machine: Settings, device: str | None = None) -> Backend:

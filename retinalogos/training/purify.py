@@ -26,10 +26,10 @@ def strata(records: pd.DataFrame) -> pd.Series:
 
 
 def stratum_ranks(scores, groups) -> np.ndarray:
-    "Share of the own stratum that scores lower, float [N] in 0..1; `scores` [N], `groups` N labels."
+    "Share of the own stratum that scores at most as high, itself included, float [N] above 0 and up to 1; `scores` [N], `groups` N labels."
     ranks = pd.Series(np.asarray(scores)).groupby(np.asarray(groups)).rank(method="first")
     sizes = pd.Series(np.asarray(groups)).map(pd.Series(np.asarray(groups)).value_counts())
-    return ((ranks - 1) / sizes).to_numpy()
+    return (ranks / sizes).to_numpy()
 
 # %% ../../nbs/training/03_purify.ipynb #600600e7
 def purify(image_ids, contradictions, clip_score, groups, use_rule=True, use_clip=True, rule_threshold=0.5, clip_quantile=0.02) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def purify(image_ids, contradictions, clip_score, groups, use_rule=True, use_cli
     Parameters
     ----------
     image_ids, contradictions, clip_score, groups : one entry a pair; contradictions as in `rule_scores`, groups as in `strata`.
-    rule_threshold : lowest rule score kept (0..1). clip_quantile : share of each stratum dropped for its CLIP score (0..1).
+    rule_threshold : lowest rule score kept (0..1). clip_quantile : share of each stratum dropped for its CLIP score (0..1), rounded down.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def purify(image_ids, contradictions, clip_score, groups, use_rule=True, use_cli
     table = pd.DataFrame({"image_id": list(image_ids), "rule_score": rule_scores(contradictions),
                           "clip_score": np.asarray(clip_score, np.float32), "clip_rank": stratum_ranks(clip_score, groups)})
     by_rule = use_rule & (table["rule_score"] < rule_threshold)
-    by_clip = use_clip & (table["clip_rank"] < clip_quantile)
+    by_clip = use_clip & (table["clip_rank"] <= clip_quantile)
     said = [" | ".join(json.loads(found) if isinstance(found, str) else found) for found in contradictions]
     reasons = [[text] * bool(rule) + ["among the lowest CLIP scores of its stratum"] * bool(clip) for text, rule, clip in zip(said, by_rule, by_clip)]
     return table.assign(kept=~(by_rule | by_clip), reason=["; ".join(reason) for reason in reasons])
@@ -69,6 +69,6 @@ def trade_off(table: pd.DataFrame, planted, rule_threshold=0.5, quantiles=(0.0, 
     """
     planted, rows = np.asarray(planted, bool), []
     for quantile in quantiles:
-        kept = (table["clip_rank"] >= quantile).to_numpy() & (table["rule_score"] >= rule_threshold).to_numpy()
+        kept = (table["clip_rank"] > quantile).to_numpy() & (table["rule_score"] >= rule_threshold).to_numpy()
         rows.append({"clip_quantile": quantile, "kept": kept.mean(), "errors_left": planted[kept].mean() if kept.any() else 0.0})
     return pd.DataFrame(rows)

@@ -1,7 +1,8 @@
-"""How fast captions are made. Prints numbers; no test.
+"""How fast captions are made, and how well a language model reads them. Prints numbers; no test.
 
     python tests/benchmarks/captions.py client           our client against a server of known speed on loopback
     python tests/benchmarks/captions.py template         simulated records captioned by the template backend, examined and purified, in shards
+    python tests/benchmarks/captions.py facts MODEL      facts read by a language model (as `captions.facts_model` names it) and by the rules, on the captions labelled by hand
 
 `client`: the server answers at most `--slots` requests at a time, each after `--latency` seconds, as a model on a GPU would; so it can give
 slots / latency captions a second. What it really gives is measured with a bare client, which sends the same ready-made request again and again.
@@ -11,6 +12,7 @@ import asyncio
 import io
 import json
 import multiprocessing
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -22,12 +24,15 @@ import pandas as pd
 from PIL import Image
 
 from retinalogos.captions.backends import Job, OpenAIBackend
-from retinalogos.captions.examine import examine_table
+from retinalogos.captions.examine import examine_table, extract_facts
+from retinalogos.captions.facts import facts_backend, model_facts
 from retinalogos.captions.prompts import STRUCTURES, load_prompt
 from retinalogos.captions.template import caption_table
-from retinalogos.config import write_table
+from retinalogos.config import settings, write_table
+from retinalogos.data.anatomy import draw_geometry, draw_patient, draw_plan
+from retinalogos.data.lesions import draw_counts
 from retinalogos.data.records import EyeRecord
-from retinalogos.data.simulate import draw_counts, draw_geometry, draw_patient, draw_plan, findings_of, record_of
+from retinalogos.data.simulate import findings_of, record_of
 from retinalogos.stage import measured
 from retinalogos.training.purify import purify, strata
 
@@ -104,9 +109,10 @@ def simulated_tables(seed, first, n):
         for side, eye in enumerate(("OD", "OS")):
             rng = np.random.default_rng([seed, number, 1 + side])
             plan = draw_plan(rng, patient, eye)
-            found = findings_of(draw_geometry(rng, patient, plan), draw_counts(rng, plan), patient, plan)
+            geometry = draw_geometry(rng, patient, plan)
+            found = findings_of(geometry, draw_counts(rng, geometry, plan), patient, plan, 2 / 3)
             image_id = f"sim-{number:08d}-{eye}"
-            records.append({"image_id": image_id, **record_of(plan, found).to_row()})
+            records.append({"image_id": image_id, **record_of(geometry, plan, found).to_row()})
             findings.append({"image_id": image_id, **found.to_row()})
     return pd.DataFrame(records), pd.DataFrame(findings)
 
@@ -118,7 +124,7 @@ def caption_shard(first, folder, n, size):
     simulated = time.perf_counter()
     captions = caption_table(records, findings, 7 + first, "short", .15)
     captioned = time.perf_counter()
-    examination = examine_table(captions, records)
+    examination = examine_table(captions, records, findings)
     examined = time.perf_counter()
     write_table(folder / f"captions-{first:09d}.parquet", captions)
     write_table(folder / f"examination-{first:09d}.parquet", examination.assign(stratum=strata(records)))
@@ -145,6 +151,19 @@ def template(args):
           f"(process seconds: captions {captioning:.0f}, examination {examining:.0f}, writing {writing:.0f}; then purification {purifying:.0f}, {kept} kept; simulating the records, not counted, {simulating:.0f})")
 
 
+def facts(args):
+    """Precision and recall of a language model and of the rules on each set of `tests/captions_by_hand.json`; where the model gave none, the rules' reading counts."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from test_examine import LABELS, captions_of, scores
+    texts = pd.DataFrame({"image_id": [row["text"] for row in LABELS["captions"]], "caption": [row["text"] for row in LABELS["captions"]]})
+    with TemporaryDirectory() as journal:
+        read = model_facts(texts, facts_backend(args.model, settings()), journal)
+    print(f"{args.model}: {len(read)} of {len(texts)} captions read")
+    for name in dict.fromkeys(row["set"] for row in LABELS["captions"]):
+        rows = [scores(captions_of(name), reader).loc["all but items", ["precision", "recall"]] for reader in (lambda text: read.get(text) or extract_facts(text), extract_facts)]
+        print(name, pd.DataFrame(rows, index=["model", "rules"]).round(3).to_dict("index"))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(required=True)
@@ -159,6 +178,9 @@ if __name__ == "__main__":
     two.add_argument("--workers", type=int, default=2)
     two.add_argument("--shard", type=int, default=20_000)
     two.set_defaults(run=template)
+    three = what.add_parser("facts")
+    three.add_argument("model")
+    three.set_defaults(run=facts)
     chosen = parser.parse_args()
     multiprocessing.set_start_method("fork")
     chosen.run(chosen)
