@@ -268,10 +268,10 @@ def long_fibre(record: EyeRecord, findings: Findings, rng: Generator) -> str:
 
 def long_background(record: EyeRecord, findings: Findings, rng: Generator) -> list[str]:
     """Colour of the fundus, and the signs that no other sentence has."""
-    colour = "light orange" if findings.pigmentation < .33 else "dark brownish red" if findings.pigmentation > .67 else "orange-red"
+    pigment = "lightly" if findings.pigmentation < .33 else "darkly" if findings.pigmentation > .67 else "moderately"  # a colour would be the camera's
     words = {"tessellated_fundus": "the fundus is tessellated, so that the choroidal vessels shine through", "peripapillary_atrophy": "a zone of peripapillary atrophy borders the optic disc",
              "optic_disc_swelling": "the optic disc is swollen and its margin is indistinct", "media_haze": "media haze veils the details of the retina"}
-    return [pick(rng, ("the background of the fundus is {}", "the colour of the retina is {}")).format(colour)] + [words[sign] for sign in words if sign in record.subclinical_labels]
+    return [pick(rng, ("the background of the fundus is {} pigmented", "the retina is {} pigmented")).format(pigment)] + [words[sign] for sign in words if sign in record.subclinical_labels]
 
 # %% ../../nbs/captions/00_template.ipynb #cc81a0c3
 LONG_LESIONS = {
