@@ -62,9 +62,9 @@ def draw_camera(rng: Generator) -> Camera:
     """A camera at random; spread as wide as the colours of the real sets (`analysis.transfer` shows both)."""
     return Camera(
         tint=draw_tint(rng),
-        saturation=float(rng.uniform(.85, 1.3)), gamma=float(np.exp(rng.normal(.05, .18))), field_radius=float(rng.uniform(.475, .498)),
+        saturation=float(rng.uniform(.85, 1.3)), gamma=float(np.exp(rng.normal(.05, .18))), field_radius=float(rng.uniform(.488, .498)),
         field_cut=float(rng.uniform(.37, .46)) if rng.random() < .35 else 1., notch=float(rng.uniform(.010, .018)) if rng.random() < .3 else 0.,
-        vignette=float(rng.uniform(.1, .5)), glow=float(rng.uniform(.1, .6)) if rng.random() < .3 else 0.)
+        vignette=float(rng.uniform(.15, .65)), glow=float(rng.uniform(.1, .6)) if rng.random() < .3 else 0.)
 
 
 # %% ../../nbs/data/02_anatomy.ipynb #63833415
@@ -178,10 +178,10 @@ def draw_atrophy(rng: Generator, plan: Plan) -> float:
 def draw_geometry(rng: Generator, patient: Patient, plan: Plan) -> Geometry:
     """The geometry of an eye at random."""
     myopic, scale = plan.other == "pathological_myopia", patient.disc_radius / DISC_RADIUS
-    distance = rng.uniform(.29, .335) * (.4 + .6 * scale)
-    x = rng.uniform(.45, .53) if plan.field == "macula_centred" else rng.uniform(.64, .69) - distance
-    fovea = (x, rng.uniform(.46, .55))
-    disc = (min(x + distance, .84), fovea[1] - rng.uniform(.01, .05))
+    distance = rng.uniform(.26, .33) * (.4 + .6 * scale)
+    x = rng.uniform(.43, .54) if plan.field == "macula_centred" else rng.uniform(.64, .69) - distance
+    fovea = (x, rng.uniform(.44, .56))
+    disc = (min(x + distance, .85), fovea[1] - rng.uniform(-.01, .06))
     ratio, shift = draw_cup(rng, patient, plan)
     aspect, tilt = (rng.uniform(.70, .78), rng.uniform(-.35, .35)) if myopic else (rng.uniform(.86, .98), rng.uniform(-.15, .15))
     swollen = rng.random() < {"hypertensive_retinopathy": .3, "central_retinal_vein_occlusion": .5}.get(plan.other, 0)

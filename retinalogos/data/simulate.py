@@ -90,7 +90,7 @@ def paint_picture(rng: Generator, maps: dict[str, np.ndarray], patient: Patient,
     optic_disc(picture, maps, rng.uniform(.7, 1.) if plan.glaucoma else rng.uniform(0, .4), rng.uniform(.75, 1.1), geometry.swollen)
     grain = smooth_noise(rng, size, 48)
     lay(picture, maps, UNDER_VESSELS, grain)
-    paint_vessels(picture, maps, rng.uniform(.7, 1.))
+    paint_vessels(picture, maps, rng.uniform(.55, 1.))
     lay(picture, maps, BLOOD, grain)
     return cloud_lens(rng, picture) if plan.other == "cataract" else picture
 
@@ -152,7 +152,7 @@ def compress(rng: Generator, photograph: np.ndarray) -> np.ndarray:
 
 def photograph(rng: Generator, picture: np.ndarray, field: np.ndarray, camera: Camera, quality: str) -> np.ndarray:
     """What the camera makes of the retina: uint8 `[S, S, 3]`, black outside the field of view."""
-    uneven = {"good": (0, .14), "usable": (.05, .22), "reject": (.2, .5)}[quality]
+    uneven = {"good": (0, .22), "usable": (.05, .22), "reject": (.2, .5)}[quality]
     picture = illuminate(rng, picture, camera.vignette, rng.uniform(*uneven))
     if camera.glow: stray_light(rng, picture, camera)
     picture = develop(degrade(rng, picture, quality), camera)
