@@ -1580,6 +1580,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer.make_optimizers': ( 'training/trainer.html#make_optimizers',
                                                                                                 'retinalogos/training/trainer.py'),
+                                              'retinalogos.training.trainer.mirror_caption': ( 'training/trainer.html#mirror_caption',
+                                                                                               'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer.predict_velocity': ( 'training/trainer.html#predict_velocity',
                                                                                                  'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer.rotary_positions': ( 'training/trainer.html#rotary_positions',

@@ -226,6 +226,7 @@ class FlowSection(Section):
     micro_batch_size: PositiveInt | None = Field(description="samples that a device holds at once, gradients added up over batch_size; null: all of its share")
     gradient_checkpointing: bool = Field(description="compute the inside of each block twice instead of keeping it: less memory, a third more work")
     patience: PositiveInt | None = Field(description="end after so many checkpoints without a lower held-out loss and keep the best; null: all steps, keep the last")
+    mirror: bool = Field(description="add the mirror image of each photograph, eye and sides exchanged in its caption")
     preview_prompts: int = Field(ge=0, description="prompts drawn and scored by CLIP at each checkpoint, pictures in data/run; 0: none")
 
 # %% ../nbs/00_config.ipynb #fa6ef9ab
@@ -511,4 +512,6 @@ def pick_device(name: str | None = None) -> str:
     if name != "auto":
         return name
     import torch  # the package stays light to import
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes on one machine each has its own
+    return "mps" if torch.backends.mps.is_available() else "cpu"
