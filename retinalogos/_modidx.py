@@ -1544,6 +1544,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer._loop': ( 'training/trainer.html#_loop',
                                                                                       'retinalogos/training/trainer.py'),
+                                              'retinalogos.training.trainer._plain': ( 'training/trainer.html#_plain',
+                                                                                       'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer._resume': ( 'training/trainer.html#_resume',
                                                                                         'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer._run_name': ( 'training/trainer.html#_run_name',
@@ -1588,6 +1590,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer.save_state': ( 'training/trainer.html#save_state',
                                                                                            'retinalogos/training/trainer.py'),
+                                              'retinalogos.training.trainer.spread': ( 'training/trainer.html#spread',
+                                                                                       'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer.stop_requests': ( 'training/trainer.html#stop_requests',
                                                                                               'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer.train_flow': ( 'training/trainer.html#train_flow',
@@ -1595,4 +1599,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                               'retinalogos.training.trainer.transfer': ( 'training/trainer.html#transfer',
                                                                                          'retinalogos/training/trainer.py'),
                                               'retinalogos.training.trainer.validation_loss': ( 'training/trainer.html#validation_loss',
-                                                                                                'retinalogos/training/trainer.py')}}}
+                                                                                                'retinalogos/training/trainer.py'),
+                                              'retinalogos.training.trainer.whole': ( 'training/trainer.html#whole',
+                                                                                      'retinalogos/training/trainer.py')}}}

@@ -123,8 +123,9 @@ def preview(folder, prompts, encoders, clip, seed, **options):
     "A `watch` for `trainer.train_flow`: draws `prompts`, writes them side by side as `folder/step_000100.png` and returns their `clip_score`."
     def watch(transformer, step):
         images = generate(make_pipeline(transformer, encoders), prompts, [seed] * len(prompts), progress=False, **options)
-        with atomic_path(f"{folder}/step_{step:06d}.png") as path:
-            path.write_bytes(encode_png(np.concatenate(list(images), axis=1)))
+        if PartialState().is_main_process:
+            with atomic_path(f"{folder}/step_{step:06d}.png") as path:
+                path.write_bytes(encode_png(np.concatenate(list(images), axis=1)))
         return {"clip_score": float(clip_scores(clip, images, prompts).mean())}
 
     return watch

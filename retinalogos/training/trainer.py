@@ -6,8 +6,8 @@
 __all__ = ['ARCHITECTURES', 'SIDES', 'MUON_LR', 'build_transformer', 'architecture_of', 'initialise', 'rotary_positions',
            'predict_velocity', 'transfer', 'load_transformer', 'checkpoint_blocks', 'add_adapters', 'FlowData',
            'mirror_caption', 'encode_pairs', 'load_pairs', 'epoch_order', 'batch_rows', 'make_batch', 'learning_rate',
-           'save_state', 'load_state', 'validation_loss', 'stop_requests', 'TrainSettings', 'make_optimizers', 'Run',
-           'train_flow', 'check_tracker', 'draw_losses']
+           'save_state', 'load_state', 'validation_loss', 'stop_requests', 'TrainSettings', 'make_optimizers', 'whole',
+           'spread', 'Run', 'train_flow', 'check_tracker', 'draw_losses']
 
 # %% ../../nbs/training/02_trainer.ipynb #8762ee94
 import hashlib
@@ -26,13 +26,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
 from diffusers import Lumina2Transformer2DModel, LuminaNextDiT2DModel
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
+from torch.distributed.tensor import distribute_tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
@@ -350,7 +351,8 @@ def make_optimizers(transformer, settings):
 
 def _run_name(transformer, data, settings, seed):
     weights = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in transformer.parameters())).hexdigest()
-    text = json.dumps([dict(transformer.config), weights, settings.__dict__, seed, data.fingerprint()], sort_keys=True, default=str)
+    shape = {key: value for key, value in transformer.config.items() if not key.startswith("_")}  # the others come in any order
+    text = json.dumps([shape, weights, settings.__dict__, seed, data.fingerprint()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -369,20 +371,39 @@ def _gradients(accelerator, model, batch, micro_batch_size=None):
     return total
 
 # %% ../../nbs/training/02_trainer.ipynb #46c5a8c3
+def whole(value):
+    "`value`, or the dict or list, with plain tensors for those that FSDP has spread over processes, which all must call this."
+    if isinstance(value, dict):
+        return {key: whole(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [whole(part) for part in value]
+    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach() if isinstance(value, torch.Tensor) else value
+
+
+def spread(value, parameter):
+    "The reverse: the tensor `value`, spread as `parameter` is where they have the same shape."
+    if not hasattr(parameter, "device_mesh") or value.shape != parameter.shape:
+        return value
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)  # all have all of it
+
+
 class Run:
     "What a training run holds: model, averaged weights, optimizers, step, losses and the best so far; can be saved and resumed."
 
     def __init__(self, transformer, settings, name, tracker=None, folder="."):
         self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, log_with=tracker, project_dir=folder)
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if settings.batch_size % self.accelerator.num_processes:
             raise UserError(f"batch_size {settings.batch_size} cannot be shared evenly by {self.accelerator.num_processes} processes: choose a multiple")
+        if sharded and (settings.adapter or settings.optimizer == "muon"):
+            raise UserError("FSDP cuts every matrix in pieces, which muon and adapters need whole: use optimizer: adamw and adapter: null, or processes without FSDP")
         if hasattr(transformer, "pad_token"):
             transformer.pad_token.requires_grad_(False)  # unused, and several processes would wait for its gradient
         if settings.gradient_checkpointing:
             checkpoint_blocks(transformer)
         self.settings, self.name, self.step, self.losses, self.best = settings, name, 0, [], {}
         self.model, *self.optimizers = self.accelerator.prepare(transformer, *make_optimizers(transformer, settings))
-        self.ema = EMAModel(self.trained.values(), decay=settings.ema_decay, foreach=True)
+        self.ema = EMAModel(self.trained.values(), decay=settings.ema_decay, foreach=not sharded)
 
     @property
     def bare(self):
@@ -393,10 +414,10 @@ class Run:
         return {name: parameter for name, parameter in self.bare.named_parameters() if parameter.requires_grad}
 
     def save(self, path):
+        state = whole({"run": self.name, "step": self.step, "losses": self.losses, "best": self.best, "ema": self.ema.state_dict(),
+                       "model": self.trained, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]})
         if self.accelerator.is_main_process:
-            save_state(path, {"run": self.name, "step": self.step, "losses": self.losses, "best": self.best, "ema": self.ema.state_dict(),
-                              "model": {name: parameter.detach() for name, parameter in self.trained.items()},
-                              "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]})
+            save_state(path, state)
 
 # %% ../../nbs/training/02_trainer.ipynb #354caac5
 def _resume(run, path):
@@ -404,11 +425,15 @@ def _resume(run, path):
     state = load_state(path, run.name)
     if state:
         run.step, run.losses, run.best = state["step"], state["losses"], state["best"]
-        run.bare.load_state_dict(state["model"], strict=False)
+        for name, parameter in run.trained.items():
+            parameter.data.copy_(spread(state["model"][name], parameter))
         run.ema.load_state_dict(state["ema"])
         run.ema.to(run.accelerator.device)
+        run.ema.shadow_params = [spread(*pair) for pair in zip(run.ema.shadow_params, run.trained.values())]
         for optimizer, saved in zip(run.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
+            for parameter, kept in optimizer.state.items():
+                kept.update({name: spread(value, parameter) for name, value in kept.items() if isinstance(value, torch.Tensor)})
 
 
 @contextmanager
@@ -420,6 +445,9 @@ def _averaged(run):
     try:
         yield run.bare
     finally:
+        for module in run.bare.modules():
+            if hasattr(module, "reshard"):  # FSDP keeps the gathered weights of the last forward pass, which are the averaged ones
+                module.reshard()
         run.ema.restore(weights)
 
 # %% ../../nbs/training/02_trainer.ipynb #b84e0c06
@@ -450,10 +478,10 @@ def _look(run, validation, seed, watch):
     with _averaged(run) as model:
         if validation is not None:
             row["validation_loss"] = validation_loss(model, validation, seed)
-        if watch and run.accelerator.is_main_process:
+        if watch:
             row |= watch(model, run.step)
     if run.settings.patience and row["validation_loss"] < run.best.get("loss", math.inf):
-        run.best = {"loss": row["validation_loss"], "step": run.step, "weights": [weight.clone() for weight in run.ema.shadow_params], "waited": -1}
+        run.best = {"loss": row["validation_loss"], "step": run.step, "weights": whole([weight.clone() for weight in run.ema.shadow_params]), "waited": -1}
     if run.best:
         run.best["waited"] += 1
 
@@ -489,7 +517,7 @@ def train_flow(transformer, data, settings, seed, validation=None, state=None, n
 
     Parameters
     ----------
-    watch : called at each checkpoint with the averaged model and the step; gives more columns of the table. tracker : 'tensorboard',
+    watch : called at each checkpoint, by every process, with the averaged model and the step; gives more columns of the table. tracker : 'tensorboard',
         'dvclive' or another that accelerate knows, which writes beside `state`.
 
     Returns (transformer with the averaged weights, the best ones with `settings.patience`, and a table of step, loss, and
@@ -507,10 +535,10 @@ def train_flow(transformer, data, settings, seed, validation=None, state=None, n
     for curves in run.accelerator.trackers:  # end_training() would also close the group of processes
         curves.finish()
     for weight, average in zip(run.trained.values(), run.best.get("weights") or run.ema.shadow_params):
-        weight.data.copy_(average)
+        weight.data.copy_(spread(average, weight))
     if run.step < settings.steps:
         print(f"{name}: no better held-out loss for {settings.patience} checkpoints; stopped at step {run.step}, the weights of step {run.best['step']} are kept")
-    return (tuner.merge_and_unload() if tuner else run.bare).eval(), pd.DataFrame(run.losses)
+    return (tuner.merge_and_unload() if tuner else _plain(run)).eval(), pd.DataFrame(run.losses)
 
 
 def check_tracker(name):
@@ -518,6 +546,15 @@ def check_tracker(name):
     installed = [str(tracker.value) for tracker in get_available_trackers()]
     if name and name not in installed:
         raise UserError(f"settings.ini: [machine] tracker '{name}' is not one of those installed here: {', '.join(installed) or 'none'}")
+
+
+def _plain(run):
+    "The transformer of `run`, put together again on every process if FSDP has spread it."
+    if run.accelerator.distributed_type != DistributedType.FSDP:
+        return run.bare
+    plain = ARCHITECTURES[architecture_of(run.bare)].from_config(dict(run.bare.config))
+    plain.load_state_dict(whole(dict(run.bare.named_parameters())))
+    return plain.to(run.accelerator.device)
 
 # %% ../../nbs/training/02_trainer.ipynb #b6d5ebe0
 def draw_losses(losses, width=20):
