@@ -222,11 +222,17 @@ class FlowSection(Section):
     timestep_sampling: Literal["uniform", "logit_normal"]
     mixed_precision: Literal["no", "bf16"]
     optimizer: Literal["adamw", "muon"] = Field(description="adamw: the paper's; muon: fewer steps for small transformers on one device")
+    time_shift: PositiveFloat = Field(description="above 1: training and sampling spend more time near noise, see training.flow.resolution_shift")
+    micro_batch_size: PositiveInt | None = Field(description="samples that a device holds at once, gradients added up over batch_size; null: all of its share")
+    gradient_checkpointing: bool = Field(description="compute the inside of each block twice instead of keeping it: less memory, a third more work")
+    patience: PositiveInt | None = Field(description="end after so many checkpoints without a lower held-out loss and keep the best; null: all steps, keep the last")
+    mirror: bool = Field(description="add the mirror image of each photograph, eye and sides exchanged in its caption")
+    preview_prompts: int = Field(ge=0, description="prompts drawn and scored by CLIP at each checkpoint, pictures in data/run; 0: none")
 
 # %% ../nbs/00_config.ipynb #fa6ef9ab
 class PretrainSection(FlowSection):
     "Step 1, low resolution, and the shape of the transformer that both steps train."
-    architecture: Literal["lumina_next"] = Field(description="diffusers' LuminaNextDiT2DModel")
+    architecture: Literal["lumina_next", "lumina2"] = Field(description="diffusers' LuminaNextDiT2DModel, the paper's, or Lumina2Transformer2DModel")
     hidden_size: PositiveInt
     num_layers: PositiveInt
     num_heads: PositiveInt
@@ -236,6 +242,8 @@ class PretrainSection(FlowSection):
 # %% ../nbs/00_config.ipynb #d8054f5c
 class FinetuneSection(FlowSection):
     "Step 3, high resolution, on the purified pairs, from the weights of step 1."
+    adapter: Literal["lora", "dora"] | None = Field(description="train low-rank adapters only, added into the weights at the end; null: train all weights")
+    adapter_rank: PositiveInt
 
 # %% ../nbs/00_config.ipynb #8848175d
 class PurifySection(Section):
@@ -254,7 +262,9 @@ class SampleSection(Section):
     n_balanced: PositiveInt = Field(description="images that go through grades, eyes and glaucoma evenly, to train classifiers on")
     n_per_disease: PositiveInt = Field(description="images of each disease")
     guidance_scale: float = Field(ge=1, description="classifier-free guidance; 1 is none")
-    num_inference_steps: PositiveInt = Field(description="Euler steps")
+    guidance_interval: list[float] = Field(min_length=2, max_length=2, description="times, 0 noise and 1 image, between which guidance acts")
+    num_inference_steps: PositiveInt
+    solver: Literal["euler", "midpoint", "heun", "adams_bashforth"] = Field(description="midpoint and heun ask the network twice a step")
     batch_size: PositiveInt
     strip_seeds: PositiveInt = Field(description="seeds, one row each, in the DR 0 to 4 strips")
 
@@ -431,6 +441,7 @@ class Settings(Section):
     "What belongs to this machine."
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     workers: PositiveInt = Field(2, description="processes for work that splits over images")
+    tracker: str = Field("", description="where training writes its curves beside the table of losses: tensorboard, dvclive; empty: nowhere")
     data_roots: dict[str, Path] = Field({}, description="where each real data set lies")
     caption_server: str = Field("", description="address of an OpenAI-compatible caption server")
     caption_key: str = Field("", repr=False, description="its key, where it wants one")
@@ -440,7 +451,7 @@ class Settings(Section):
     caption_prompt_price: float = Field(0, ge=0, description="price of a million tokens of question")
     caption_answer_price: float = Field(0, ge=0, description="price of a million tokens of answer")
 
-SETTING_NAMES = {"machine": {"device", "workers"}, "data": None,  # data: any name
+SETTING_NAMES = {"machine": {"device", "workers", "tracker"}, "data": None,  # data: any name
                  "captions": {"server", "key", "concurrency", "timeout", "images_per_batch", "prompt_price", "answer_price"}}
 
 # %% ../nbs/00_config.ipynb #d0404158
@@ -501,4 +512,6 @@ def pick_device(name: str | None = None) -> str:
     if name != "auto":
         return name
     import torch  # the package stays light to import
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes on one machine each has its own
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from .config import (STAGES, UserError, atomic_path, did_you_mean, load_params, project_root,
                                 stage_parameters, write_json)
@@ -217,7 +217,8 @@ def run_stage(stage: str, root: str | Path | None = None) -> dict:
     root = Path(root) if root else project_root()
     notebook, parameters = find_notebook(stage, root), stage_parameters(stage, load_params(root / "params.yaml"))
     check_parameters(notebook, parameters)
-    executed = root / "data/executed" / notebook.name
+    rank = int(os.environ.get("RANK", 0))  # of several processes under `accelerate launch`; what they all do, the first writes down
+    executed = (Path(gettempdir(), f"retinalogos-rank-{rank}") if rank else root / "data/executed") / notebook.name
     print(f"== {stage}: started ({notebook.relative_to(root)})", flush=True)
     from papermill.exceptions import PapermillExecutionError
     from nbclient.exceptions import DeadKernelError
@@ -226,7 +227,9 @@ def run_stage(stage: str, root: str | Path | None = None) -> dict:
             execute(notebook, executed, parameters, root)
         except (PapermillExecutionError, DeadKernelError) as error:
             raise StageFailed(f"stage {stage}: {explain(error, executed)}") from None
-    write_json(root / f"data/run/{stage}.json", found := {"stage": stage} | cost)
+    found = {"stage": stage} | cost
+    if not rank:
+        write_json(root / f"data/run/{stage}.json", found)
     print(f"== {stage}: done in {cost['seconds']:.0f} s, at most {cost['peak_memory_gb']:.1f} GB", flush=True)
     return found
 

@@ -72,7 +72,7 @@ def test_outside_a_project(tmp_path):
 
 def test_presets_are_listed_shown_and_applied(project):
     status, out, err = run(project, "preset", "list")
-    assert status == 0 and [line.split()[0] for line in out.splitlines()] == sorted(f.stem for f in (ROOT / "presets").iterdir())
+    assert status == 0 and [line.split()[0] for line in out.splitlines()] == sorted(f.stem for f in (ROOT / "presets").glob("*.yaml"))
     before = (project / "params.yaml").read_bytes()
     status, shown, err = run(project, "preset", "show", "odir")
     assert status == 0 and "dataset.source: simulated -> odir" in shown and (project / "params.yaml").read_bytes() == before

@@ -54,7 +54,7 @@ def test_the_generator_of_a_preset_can_be_built(name, at_least, at_most):
     import torch
     from retinalogos.training.trainer import build_transformer
     params = with_preset(name, ROOT / "params.yaml")[1]
-    shape = {k: getattr(params.pretrain, k) for k in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "patch_size")}
+    shape = {k: getattr(params.pretrain, k) for k in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "patch_size", "architecture")}
     with torch.device("meta"):  # shapes without memory
         transformer = build_transformer(params.encoders.latent_channels, params.encoders.text_dim, params.base.high_resolution, **shape)
     assert at_least < sum(p.numel() for p in transformer.parameters()) < at_most
