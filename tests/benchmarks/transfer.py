@@ -54,7 +54,9 @@ def measure(real, seed):
     numbers = {name: photograph_numbers(small := np.stack([resize(i, 128) for i in images]), find_points(finder, small), thin_vessels(vessels, images))
                for name, images in sides.items()}
     area, needed = give_away(numbers["real"], numbers["simulated"], seed)
-    return found | {"give_away": {"auc": round(area, 3), "needed": needed.to_dict(), "n_real": len(some), "n_simulated": len(eyes)}}, compare_numbers(**numbers, seed=seed)
+    without, _ = give_away(*(numbers[kind].drop(columns="field") for kind in ("real", "simulated")), seed)
+    found["give_away"] = {"auc": round(area, 3), "auc_without_field": round(without, 3), "needed": needed.to_dict(), "n_real": len(some), "n_simulated": len(eyes)}
+    return found, compare_numbers(**numbers, seed=seed)
 
 
 def sheet(real, file):
