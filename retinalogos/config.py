@@ -162,6 +162,7 @@ class DatasetSection(Section):
     source: SourceNames = Field(description="simulated eyes, or real photographs of this source, or of several joined by +")
     n_patients: PositiveInt = Field(description="patients to simulate, two eyes each (simulated only)")
     render_size: PositiveInt = Field(description="pixels a side of the render from which both resolutions are cut (simulated only)")
+    cameras: Literal["one", "many"] = Field(description="one plain camera for all simulated photographs, or another for each patient (simulated only)")
     val_fraction: float = Field(ge=0, lt=1, description="patients held out from the generator, on which the readers are trained")
     test_fraction: float = Field(ge=0, lt=1, description="patients on which everything is measured")
     max_images: PositiveInt | None = Field(description="stop after so many images; null takes all")

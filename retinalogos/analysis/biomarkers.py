@@ -177,11 +177,11 @@ def structure_shares(masks: dict[str, np.ndarray], size: int) -> np.ndarray:
     return np.stack([shrink(joined[name], size) for name in STRUCTURES])
 
 
-def exact_masks(image_ids, seed: int, render_size: int, size: int) -> list[dict[str, np.ndarray]]:
+def exact_masks(image_ids, seed: int, render_size: int, size: int, cameras: str = "many") -> list[dict[str, np.ndarray]]:
     """Masks of simulated photographs of a data set, drawn again from its seed: a dict of shares [size, size] for each image id."""
     shares = {}
     for number in sorted({int(image_id.split("-")[1]) for image_id in image_ids}):
-        for eye in simulate_patient((seed, number), render_size):
+        for eye in simulate_patient((seed, number), render_size, cameras):
             shares[f"sim-{number:05d}-{eye.record.eye}"] = structure_shares(eye.masks, size)
     return [dict(zip(STRUCTURES, shares[image_id])) for image_id in image_ids]
 

@@ -7,7 +7,7 @@ __all__ = ['move', 'recolour', 'vary', 'simulated_shares', 'likelihoods', 'find_
            'square_at', 'read_traced_vessels', 'disc_result', 'laterality_result', 'vessel_result',
            'photograph_numbers', 'compare_numbers', 'give_away']
 
-# %% ../../nbs/analysis/13_transfer.ipynb #5020b20c
+# %% ../../nbs/analysis/13_transfer.ipynb #9222c855
 from pathlib import Path
 
 import cv2
@@ -28,7 +28,7 @@ from ..config import UserError
 from ..data.images import field_of_view, read_photograph, resize
 from ..data.simulate import simulate_patient
 
-# %% ../../nbs/analysis/13_transfer.ipynb #5adaf3bc
+# %% ../../nbs/analysis/13_transfer.ipynb #ab96edd4
 def move(photographs: torch.Tensor, shares: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Photographs in 0..1 and shares, each pair turned by up to 20 degrees, zoomed by up to 28 %, shifted by up to 5 % and perhaps mirrored."""
     n = len(photographs)
@@ -61,7 +61,7 @@ def vary(photographs: torch.Tensor, shares: torch.Tensor, generator: torch.Gener
     moved, wanted = move(photographs.to(torch.float32) / 255, shares, generator)
     return (255 * recolour(moved, generator)).clamp_(0, 255).to(torch.uint8), wanted
 
-# %% ../../nbs/analysis/13_transfer.ipynb #071b6234
+# %% ../../nbs/analysis/13_transfer.ipynb #e7589397
 def simulated_shares(n_patients: int, seed: int, size: int, structures: tuple[str, ...], render_size: int = 256,
                      good_only: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Photographs uint8 [N, size, size, 3] and shares float32 [N, structures, size, size] of simulated patients that no data set holds."""
@@ -70,7 +70,7 @@ def simulated_shares(n_patients: int, seed: int, size: int, structures: tuple[st
     return (np.stack([resize(eye.image, size) for eye in eyes]),
             np.stack([np.stack([shrink(eye.masks[name], size) for name in structures]) for eye in eyes]))
 
-# %% ../../nbs/analysis/13_transfer.ipynb #251adf83
+# %% ../../nbs/analysis/13_transfer.ipynb #966f58b1
 @torch.no_grad()
 def likelihoods(network: Segmenter, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Likelihood 0..1 of each structure at each pixel, float32 [N, structures, H, W], of uint8 [N, H, W, 3]; sides of any length."""
@@ -81,14 +81,16 @@ def likelihoods(network: Segmenter, images: np.ndarray, batch_size: int = 64) ->
 
 
 def find_points(network: Segmenter, images: np.ndarray, structures=("disc", "fovea")) -> pd.DataFrame:
-    """Place (`disc_x`, `disc_y`, ...; fractions of width and height) and `disc_likelihood`, ... of each structure: one row a photograph."""
+    """Place (`disc_x`, `disc_y`, ...), size (`disc_diameter`, of a circle as large as what is likelier than not) and `disc_likelihood`, ... of each
+    structure: one row a photograph, lengths as fractions of width and height."""
     rows = []
     for maps in likelihoods(network, images):
         row = {}
         for name, likely in zip(structures, maps):
             smooth = cv2.GaussianBlur(likely, (0, 0), 3 * likely.shape[0] / 128)
             y, x = np.unravel_index(smooth.argmax(), smooth.shape)
-            row |= {f"{name}_x": (x + .5) / likely.shape[1], f"{name}_y": (y + .5) / likely.shape[0], f"{name}_likelihood": float(smooth[y, x])}
+            row |= {f"{name}_x": (x + .5) / likely.shape[1], f"{name}_y": (y + .5) / likely.shape[0], f"{name}_likelihood": float(smooth[y, x]),
+                    f"{name}_diameter": 2 * np.sqrt((likely > .5).sum() / np.pi) / likely.shape[1]}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -97,7 +99,7 @@ def eye_of(points: pd.DataFrame) -> pd.Series:
     """"OD" where the disc lies right of the fovea, else "OS"."""
     return pd.Series(np.where(points["disc_x"] > points["fovea_x"], "OD", "OS"), index=points.index, dtype="string")
 
-# %% ../../nbs/analysis/13_transfer.ipynb #828e6678
+# %% ../../nbs/analysis/13_transfer.ipynb #0755112e
 def read_boxed_discs(folder, size: int) -> tuple[np.ndarray, pd.DataFrame]:
     """Photographs uint8 [N, size, size, 3], cropped to the field, and table `file`, `disc_x`, `disc_y`, `disc_radius` (fractions of the crop).
 
@@ -126,7 +128,7 @@ def square_at(image: np.ndarray, x0: int, y0: int, side: int) -> np.ndarray:
     x, y = max(x0, 0), max(y0, 0)
     return padded[y:y + side, x:x + side]
 
-# %% ../../nbs/analysis/13_transfer.ipynb #c345c5d4
+# %% ../../nbs/analysis/13_transfer.ipynb #62c4d835
 def read_traced_vessels(folder) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(photograph uint8 [H, W, 3], traced vessels bool [H, W], field bool [H, W]) of each photograph of a folder as DRIVE has them."""
     folder, found = Path(folder), []
@@ -138,7 +140,7 @@ def read_traced_vessels(folder) -> list[tuple[np.ndarray, np.ndarray, np.ndarray
     if not found: raise UserError(f"{folder}: no images/*.tif; expected DRIVE's folders images, 1st_manual and mask")
     return found
 
-# %% ../../nbs/analysis/13_transfer.ipynb #0d09c0bf
+# %% ../../nbs/analysis/13_transfer.ipynb #877c5d94
 def disc_result(network: Segmenter, images: np.ndarray, boxes: pd.DataFrame) -> dict:
     """Share of photographs whose disc centre is found within one disc radius; `median_error` is in disc radii."""
     points = find_points(network, images)
@@ -157,7 +159,7 @@ def vessel_result(network: Segmenter, traced, draws: int = 500, seed: int = 0) -
     areas = np.array([roc_auc_score(vessels[field], likelihoods(network, photograph[None])[0, 0][field]) for photograph, vessels, field in traced])
     return bootstrap_interval(np.mean, areas, draws=draws, seed=seed) | {"lowest": round(float(areas.min()), 4)}
 
-# %% ../../nbs/analysis/13_transfer.ipynb #322cec7c
+# %% ../../nbs/analysis/13_transfer.ipynb #ca74256d
 def photograph_numbers(images: np.ndarray, points: pd.DataFrame, vessels: np.ndarray) -> pd.DataFrame:
     """Numbers of uint8 photographs [N, H, W, 3] with their `find_points` and vessel likelihoods [N, H, W]: one row each, NaN without a field."""
     rows = []
@@ -169,7 +171,7 @@ def photograph_numbers(images: np.ndarray, points: pd.DataFrame, vessels: np.nda
         rows.append({"brightness": grey[field].mean(), "green / red": green / max(red, .01), "blue / red": blue / max(red, .01),
                      "contrast": grey[field].std(), "sharpness": cv2.Laplacian(image[..., 1].astype(np.float32) / 255, cv2.CV_32F)[field].std(),
                      "field": field.mean(), "disc x (as right eye)": max(place["disc_x"], 1 - place["disc_x"]), "disc y": place["disc_y"],
-                     "disc likelihood": place["disc_likelihood"], "vessel density": (likely[field] > .5).mean()})
+                     "disc diameter": place["disc_diameter"], "disc likelihood": place["disc_likelihood"], "vessel density": (likely[field] > .5).mean()})
     return pd.DataFrame(rows)
 
 

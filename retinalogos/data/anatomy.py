@@ -40,15 +40,15 @@ CORRELATION = .75  # between the two eyes
 # %% ../../nbs/data/02_anatomy.ipynb #b8352c55
 @dataclass(frozen=True)
 class Camera:
-    """A camera and its settings; lengths are fractions of the image width."""
-    tint: tuple[float, float, float]  # a factor on red, green, blue
-    saturation: float  # 0 grey, 1 as it is
-    gamma: float  # exponent on the light: above 1 darker
-    field_radius: float
-    field_cut: float  # half height at which the field of view is cut flat; 0.5 or more = not cut
-    notch: float  # radius of the tab at the border that tells up from down; 0 = none
-    vignette: float  # share of the light lost at the border
-    glow: float  # strength of the stray light at the border, 0..1
+    """A camera and its settings, by default a plain one; lengths are fractions of the image width."""
+    tint: tuple[float, float, float] = (1., 1., 1.)  # a factor on red, green, blue
+    saturation: float = 1.  # 0 grey, 1 as it is
+    gamma: float = 1.  # exponent on the light: above 1 darker
+    field_radius: float = .494
+    field_cut: float = 1.  # half height at which the field of view is cut flat; 0.5 or more = not cut
+    notch: float = 0.  # radius of the tab at the border that tells up from down; 0 = none
+    vignette: float = .3  # share of the light lost at the border
+    glow: float = 0.  # strength of the stray light at the border, 0..1
 
 
 # %% ../../nbs/data/02_anatomy.ipynb #51b599c6
@@ -85,7 +85,7 @@ class Patient:
 def draw_patient(rng: Generator) -> Patient:
     """A patient at random, with the camera of the clinic."""
     return Patient(
-        pigmentation=float(rng.beta(1.2, 1.2)), tessellation=float(rng.beta(1, 4)), calibre=float(rng.normal(1, .08)),
+        pigmentation=float(rng.beta(1.2, 1.2)), tessellation=float(rng.beta(1, 6)), calibre=float(rng.normal(1, .08)),
         artery_vein_ratio=float(rng.normal(.72, .04)), tortuosity=float(rng.gamma(5, .2)), disc_radius=float(rng.uniform(.058, .076)),
         cup_to_disc_ratio=float(rng.uniform(.27, .48)), camera=draw_camera(rng), latent=tuple(rng.standard_normal(3).tolist()))
 
@@ -193,7 +193,7 @@ TEMPORAL = np.array([(0, 0), (-.005, .06), (-.05, .145), (-.13, .205), (-.24, .2
 NASAL = np.array([(0, 0), (.01, .045), (.04, .095), (.075, .15), (.11, .20), (.15, .25), (.19, .30), (.24, .36)])
 PATH_POINTS = 48
 SPLINE = CubicSpline(np.linspace(0, 1, len(TEMPORAL)), np.eye(len(TEMPORAL)))(np.linspace(0, 1, PATH_POINTS))  # [points, controls]
-VEIN_WIDTH = .0125  # at the disc, fractions of the image width
+VEIN_WIDTH = .0145  # at the disc, fractions of the image width
 
 # %% ../../nbs/data/02_anatomy.ipynb #91acb05a
 def main_vessel(rng: Generator, geometry: Geometry, course: np.ndarray, up: bool, tortuosity: float) -> np.ndarray:
@@ -339,7 +339,7 @@ def vessel_maps(rng: Generator, size: int, geometry: Geometry, patient: Patient,
 # %% ../../nbs/data/02_anatomy.ipynb #ee01e199
 def paint_vessels(picture: np.ndarray, maps: dict[str, np.ndarray], contrast: float = 1.) -> np.ndarray:
     """Let the blood in arteries and veins take its light away, in place; `contrast` 0..1."""
-    filter_light(filter_light(picture, contrast * maps["arteries"], (.90, .58, .58)), contrast * maps["veins"], (.74, .42, .46))
+    filter_light(filter_light(picture, contrast * maps["arteries"], (.86, .54, .53)), contrast * maps["veins"], (.66, .36, .40))
     return paint(picture, .22 * contrast * maps["reflexes"], .35 + .65 * np.array((1., .75, .55)) * picture[..., 0].mean())
 
 # %% ../../nbs/data/02_anatomy.ipynb #c4bbcd97

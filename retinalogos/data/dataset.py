@@ -90,19 +90,19 @@ def ordered_map(function: Callable, jobs: list, workers: int, title: str) -> Ite
     yield from tqdm(results, total=len(jobs), desc=title, unit="")
 
 # %% ../../nbs/data/08_dataset.ipynb #188727f1
-def simulate_entries(number: int, seed: int, render_size: int, low: int, high: int) -> list[Entry]:
+def simulate_entries(number: int, seed: int, render_size: int, low: int, high: int, cameras: str = "many") -> list[Entry]:
     """Both eyes of simulated patient `number`."""
     patient = f"sim-{number:05d}"
     return [Entry(f"{patient}-{eye.record.eye}", patient, make_picture(eye.image, low, high), eye.record, eye.findings)
-            for eye in simulate_patient((seed, number), render_size)]
+            for eye in simulate_patient((seed, number), render_size, cameras)]
 
 # %% ../../nbs/data/08_dataset.ipynb #7e9b4bc2
 def simulated_entries(n_patients: int, seed: int, render_size: int, low: int, high: int, max_images: int | None = None,
-                      workers: int = 1) -> Iterator[Entry]:
+                      workers: int = 1, cameras: str = "many") -> Iterator[Entry]:
     """Entries of `n_patients` simulated patients (fewer where `max_images` ends it), both eyes each, in order."""
     if render_size < high: raise UserError(f"dataset.render_size {render_size} is smaller than base.high_resolution {high}")
     n_patients = n_patients if max_images is None else min(n_patients, max(1, max_images // 2))
-    job = partial(simulate_entries, seed=seed, render_size=render_size, low=low, high=high)
+    job = partial(simulate_entries, seed=seed, render_size=render_size, low=low, high=high, cameras=cameras)
     for eyes in ordered_map(job, list(range(n_patients)), workers, "simulated patients"): yield from eyes
 
 # %% ../../nbs/data/08_dataset.ipynb #4a00af60
@@ -410,7 +410,7 @@ def write_notes(folder: Path, found: Collected, kept: np.ndarray, records: pd.Da
 
 # %% ../../nbs/data/08_dataset.ipynb #42b632cd
 def build_dataset(out: str | Path, source: Source | Sequence[Source] | None = None, *, low_resolution: int, high_resolution: int, seed: int,
-                  n_patients: int = 1, render_size: int = 256, val_fraction: float = .2, test_fraction: float = .2,
+                  n_patients: int = 1, render_size: int = 256, cameras: str = "many", val_fraction: float = .2, test_fraction: float = .2,
                   max_images: int | None = None, workers: int = 1) -> dict:
     """Build the data set folder `out`; parameters as in the `dataset` section of `params.yaml`. Returns counts.
 
@@ -418,7 +418,7 @@ def build_dataset(out: str | Path, source: Source | Sequence[Source] | None = No
     """
     size = dict(seed=seed, low=low_resolution, high=high_resolution, max_images=max_images, workers=workers)
     sources = () if source is None else tuple(source) if isinstance(source, (list, tuple)) else (source,)
-    entries = real_entries(sources, **size) if sources else simulated_entries(n_patients, render_size=render_size, **size)
+    entries = real_entries(sources, **size) if sources else simulated_entries(n_patients, render_size=render_size, cameras=cameras, **size)
     return write_dataset(out, entries, val_fraction, test_fraction, seed, sources)
 
 # %% ../../nbs/data/08_dataset.ipynb #51f4599c

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ def paint_picture(rng: Generator, maps: dict[str, np.ndarray], patient: Patient,
     optic_disc(picture, maps, rng.uniform(.7, 1.) if plan.glaucoma else rng.uniform(0, .4), rng.uniform(.75, 1.1), geometry.swollen)
     grain = smooth_noise(rng, size, 48)
     lay(picture, maps, UNDER_VESSELS, grain)
-    paint_vessels(picture, maps, rng.uniform(.55, 1.))
+    paint_vessels(picture, maps, rng.uniform(.7, 1.))
     lay(picture, maps, BLOOD, grain)
     return cloud_lens(rng, picture) if plan.other == "cataract" else picture
 
@@ -152,7 +152,7 @@ def compress(rng: Generator, photograph: np.ndarray) -> np.ndarray:
 
 def photograph(rng: Generator, picture: np.ndarray, field: np.ndarray, camera: Camera, quality: str) -> np.ndarray:
     """What the camera makes of the retina: uint8 `[S, S, 3]`, black outside the field of view."""
-    uneven = {"good": (0, .22), "usable": (.05, .22), "reject": (.2, .5)}[quality]
+    uneven = {"good": (0, .16), "usable": (.05, .22), "reject": (.2, .5)}[quality]
     picture = illuminate(rng, picture, camera.vignette, rng.uniform(*uneven))
     if camera.glow: stray_light(rng, picture, camera)
     picture = develop(degrade(rng, picture, quality), camera)
@@ -229,10 +229,11 @@ def simulate_eye(rng: Generator, patient: Patient, plan: Plan, render_size: int 
     return SimulatedEye(photograph(rng, picture, field, patient.camera, plan.quality), record_of(geometry, plan, findings), findings, masks)
 
 # %% ../../nbs/data/04_simulate.ipynb #d1d80f10
-def simulate_patient(seed, render_size: int = 256) -> list[SimulatedEye]:
-    """The two eyes (OD, OS) of the patient of a `seed` (an int, or a sequence of ints)."""
+def simulate_patient(seed, render_size: int = 256, cameras: str = "many") -> list[SimulatedEye]:
+    """The two eyes (OD, OS) of the patient of a `seed` (an int, or a sequence of ints); `cameras` "one" is the plain one for all patients."""
     key = np.atleast_1d(seed).tolist()
     patient = draw_patient(default_rng(key))
+    if cameras == "one": patient = replace(patient, camera=Camera())
     eyes = []
     for side, eye in enumerate(("OD", "OS")):
         rng = default_rng([*key, 1 + side])
