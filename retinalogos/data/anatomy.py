@@ -279,14 +279,14 @@ def vessel_tree(rng: Generator, geometry: Geometry, widths: np.ndarray, tortuosi
     return Tree(pieces + list(paths), piece_widths + (.8 * widths).tolist(), mains)
 
 # %% ../../nbs/data/02_anatomy.ipynb #0f8ceb8d
-def bead(size: int, veins: Tree, width: float, period: float = .036) -> np.ndarray:
+def bead(size: int, veins: Tree, width: float) -> np.ndarray:
     """Map of the beads along the middle of the two temporal veins: stretches that are up to 1.9 times as wide as the vein."""
     pieces, widths = [], []
     for path in veins.mains[:2]:
         run = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
         s = np.linspace(.25, .75, 80) * run[-1]
         points = np.stack([np.interp(s, run, path[:, k]) for k in (0, 1)], axis=1)
-        swell = np.sin(np.pi * s / period) ** 2
+        swell = np.sin(np.pi * s / (2.9 * width)) ** 2
         for k in np.flatnonzero(swell[:-1] > .6): pieces.append(points[k:k + 2]); widths.append(width * (.55 + 1.1 * swell[k]))
     return draw_lines(size, pieces, widths)
 
