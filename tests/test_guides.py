@@ -18,7 +18,7 @@ MADE = ("data/", ".dvc/", "my_", "dvc_plots", ".venv", "settings.local.ini", "_s
 
 def commands(page):
     """The shell commands of a page, each as its words; assignments before a command are left out."""
-    text = "\n".join(re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)).replace("\\\n", " ")
+    text = "\n".join(re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(encoding="utf-8"), flags=re.M | re.S)).replace("\\\n", " ")
     for line in text.splitlines():
         for part in re.split(r" && ", line):
             words = shlex.split(part, comments=True)
