@@ -1,5 +1,6 @@
 """The command line as a person meets it: a process, what it prints, its exit status, the files it leaves."""
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -160,7 +161,8 @@ def use_server(project, address, model="null"):
 
 def test_photographs_are_captioned_by_the_backend_of_params(project, photographs):
     status, out, err = run(project, "caption", *photographs, "--labels", "moderate non proliferative retinopathy")
-    assert status == 0 and [line.partition(": ")[0] for line in out.splitlines()] == photographs and "moderate" in out and err == ""
+    assert status == 0 and [line.partition(": ")[0] for line in out.splitlines()] == photographs and err == ""
+    assert all(re.search("moderate|grade 2|NPDR", line) for line in out.splitlines()), out
     use_server(project, "http://127.0.0.1:9")
     status, out, err = run(project, "caption", *photographs)
     assert status == 2 and out == "" and "http://127.0.0.1:9/v1: it does not say which models it has" in err and len(err.splitlines()) == 1

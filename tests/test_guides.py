@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
+from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
 
 from retinalogos import cli
@@ -22,8 +23,8 @@ def commands(page):
     for line in text.splitlines():
         for part in re.split(r" && ", line):
             words = shlex.split(part, comments=True)
-            if words[:1] == ["srun"]:
-                words = shlex.split(words[-1])
+            if words[:1] == ["srun"]:  # what it runs, with numbers in the place of Slurm's variables
+                words = shlex.split(re.sub(r"\$\(\([^)]*\)\)|\$\w+", "16", words[-1]))
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 words.pop(0)
             if words:
@@ -62,7 +63,7 @@ def test_commands_are_understood(page, capsys):
     for words in commands(page):
         try:
             fine = accept(words)
-        except SystemExit:
+        except (SystemExit, DvcParserError):
             fine = False
         found += fine is not None
         if fine is False:
@@ -75,7 +76,7 @@ def test_commands_are_understood(page, capsys):
 def test_wrong_commands_would_be_found(words):
     try:
         assert accept(words.split()) is False
-    except SystemExit:
+    except (SystemExit, DvcParserError):
         pass
 
 
