@@ -1,6 +1,6 @@
 """Build the documentation site: `python docs/build.py [OUT]` (default: _site/).
 
-Pages are the notebooks. Library notebooks and the index are shown with the outputs stored in them, stages as they were last executed
+Pages are the notebooks, and the guides (nbs/guides/*.md). Library notebooks and the index are shown with the outputs stored in them, stages as they were last executed
 (data/executed/), and results pages are run here, since they only read what the stages wrote. No network is needed.
 """
 import shutil
@@ -14,6 +14,7 @@ from retinalogos.config import UserError
 from retinalogos.stage import execute, explain
 
 SECTIONS = {  # folder in nbs/: title, what it holds
+    "guides": ("Guides", "From a wish to the commands that fulfil it, and what appears where."),
     "results": ("Results", "What the finished run found. These pages only read the files that the stages wrote."),
     "stages": ("Pipeline", "The stages in the order in which they run, as they were last executed."),
     "data": ("Data", "Records, simulated eyes, adapters to real data sets, images, splits."),
@@ -22,7 +23,7 @@ SECTIONS = {  # folder in nbs/: title, what it holds
     "analysis": ("Analysis", "Everything that is measured on the images."),
     "explore": ("Explore", "Notebooks for JupyterLab."),
 }
-FOUNDATION = ("foundation", "Foundation", "Configuration, the stage runner, the command line.")
+FOUNDATION = ("foundation", "Foundation", "Configuration, the stage runner, the command line, the check of the machine, cards.")
 
 
 def directives(source: str) -> list[str]:
@@ -94,15 +95,18 @@ def write_section(pages: Path, name: str, title: str, said: str, entries: list[s
 
 
 def write_notebooks(root: Path, pages: Path) -> list[str]:
-    """Prepare every notebook below nbs/; returns the sections that exist, in order."""
+    """Prepare every notebook and guide below nbs/; returns the sections that exist, in order."""
     nbs, work = root / "nbs", pages.with_name(pages.name + "_work")
-    files = [f for f in sorted(nbs.rglob("*.ipynb")) if not any(p.startswith((".", "_")) for p in f.relative_to(nbs).parts)]
+    files = [f for f in sorted([*nbs.rglob("*.ipynb"), *nbs.glob("guides/*.md")]) if not any(p.startswith((".", "_")) for p in f.relative_to(nbs).parts)]
     entries = {}
     for file in files:
         name = file.relative_to(nbs)
         target = pages / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(prepare(read_page(file, root, work)), target)
+        if file.suffix == ".md":
+            shutil.copy(file, target)
+        else:
+            nbformat.write(prepare(read_page(file, root, work)), target)
         section = name.parts[0] if len(name.parts) > 1 else FOUNDATION[0]
         if name.stem != "index":
             entries.setdefault(section, []).append(str(name.with_suffix("")))
