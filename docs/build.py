@@ -21,7 +21,7 @@ SECTIONS = {  # folder in nbs/: title, what it holds
     "captions": ("Captions", "Words from records, and the examination of those words."),
     "training": ("Training", "Encoders, flow matching, the trainer, purification, sampling."),
     "analysis": ("Analysis", "Everything that is measured on the images."),
-    "explore": ("Explore", "Notebooks for JupyterLab."),
+    "explore": ("Explore", "Forms to try things out, for JupyterLab (`make lab`). The pictures show them in use; here they do not move."),
 }
 FOUNDATION = ("foundation", "Foundation", "Configuration, the stage runner, the command line, the check of the machine, cards.")
 
