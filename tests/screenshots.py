@@ -21,7 +21,7 @@ from test_study import Browser
 
 ROOT = Path(__file__).parent.parent
 MOST_BYTES = 60_000
-FORM = "[...document.querySelectorAll('.jp-OutputArea-output')].filter(o => o.querySelector('.jupyter-widgets')).at(-1)"
+FORM = "[...document.querySelectorAll('.jp-OutputArea-output')].filter(o => o.querySelector('input') && o.querySelector('img')).at(-1)"
 
 
 def free_port():
@@ -42,7 +42,7 @@ def serve(folder, port, token):
 
 def take(browser, url):
     """JPEG of the form of the notebook at `url`, once every cell has run."""
-    browser.ask("Emulation.setDeviceMetricsOverride", width=1360, height=2400, deviceScaleFactor=1, mobile=False)
+    browser.ask("Emulation.setDeviceMetricsOverride", width=1300, height=2400, deviceScaleFactor=1, mobile=False)
     browser.ask("Page.navigate", url=url)
     browser.wait(lambda: browser.value("Boolean(window.jupyterapp?.commands.hasCommand('notebook:run-all-cells') && document.querySelector('.jp-CodeCell'))"), 90)
     time.sleep(5)  # until the kernel is there
@@ -50,7 +50,7 @@ def take(browser, url):
     browser.wait(lambda: browser.value("window.finished"), 180)
     browser.wait(lambda: browser.value(f"Boolean({FORM})"), 30)
     time.sleep(3)  # until pictures are laid out
-    box = json.loads(browser.value(f"JSON.stringify({FORM}.querySelector('.jupyter-widgets').getBoundingClientRect())"))
+    box = json.loads(browser.value(f"JSON.stringify({FORM}.getBoundingClientRect())"))
     clip = {"x": box["x"], "y": box["y"], "width": box["width"], "height": box["height"], "scale": 1}
     for quality in (85, 75, 65, 55, 45, 35):
         picture = base64.b64decode(browser.ask("Page.captureScreenshot", format="jpeg", quality=quality, clip=clip)["data"])
