@@ -110,7 +110,7 @@ def project(tmp_path_factory):
     folder = make_project(tmp_path_factory.mktemp("explore"))
     params, data = load_params(folder / "params.yaml"), folder / "data"
     build_dataset(data / "dataset", low_resolution=params.base.low_resolution, high_resolution=params.base.high_resolution, seed=params.base.seed,
-                  n_patients=20, render_size=params.dataset.render_size)
+                  n_patients=20, render_size=params.dataset.render_size, cameras=params.dataset.cameras)
     records, findings = load_records(data / "dataset"), load_findings(data / "dataset")
     captions = caption_table(records, findings, params.base.seed, error_fraction=0.4)
     write_table(data / "captions/captions.parquet", captions)

@@ -34,8 +34,8 @@ from .reader_study import draw_study, read_json, read_study, score_table, study_
 from ..captions.examine import ANY_QUALITY, CUP_RATIO, DR_TERM, GLAUCOMA, LESION_TERMS, SIDE
 from ..captions.sheet import row_page
 from ..config import UserError
-from ..data.anatomy import (NO_GLAUCOMA, Geometry, Patient, Plan, disc_maps, draw_camera, draw_geometry, draw_patient, main_widths,
-                                      vessel_maps)
+from ..data.anatomy import (NO_GLAUCOMA, Camera, Geometry, Patient, Plan, disc_maps, draw_camera, draw_geometry, draw_patient,
+                                      main_widths, vessel_maps)
 from ..data.figures import PALETTE, image_grid, interval_bars
 from ..data.images import resize
 from ..data.lesions import lesion_maps
@@ -142,11 +142,14 @@ def eye_figure(image: np.ndarray, eye: SimulatedEye | None = None, cell_inches: 
     return figure
 
 # %% ../../nbs/analysis/14_explore.ipynb #364346fc
-def draw_again(image_id: str, image: np.ndarray, seed: int, render_size: int) -> SimulatedEye | None:
-    """The simulated eye behind a stored photograph (uint8 [S, S, 3]) of a data set made with `seed` and `render_size`; None where it is not the same or not simulated."""
+def draw_again(image_id: str, image: np.ndarray, seed: int, render_size: int, cameras: str = "many") -> SimulatedEye | None:
+    """The simulated eye behind a stored photograph (uint8 [S, S, 3]); None where another one comes out, or it is not simulated.
+
+    `seed`, `render_size` [pixels] and `cameras` ("one" or "many") are those that the data set was made with.
+    """
     found = re.fullmatch(r"sim-(\d+)-(OD|OS)", image_id)
     if not found: return None
-    eye = simulate_patient((seed, int(found[1])), render_size)[found[2] == "OS"]
+    eye = simulate_patient((seed, int(found[1])), render_size, cameras)[found[2] == "OS"]
     return eye if np.array_equal(resize(eye.image, len(image)), image) else None
 
 # %% ../../nbs/analysis/14_explore.ipynb #5b8af054
@@ -191,9 +194,9 @@ def slider_plan(seed: int, eye: str, dr_grade: int, glaucoma: bool, other: str, 
 
 
 def slider_patient(seed: int, pigmentation: float, disc_radius: float, camera: int) -> Patient:
-    """The patient of a seed with another pigmentation (0 fair to 1 dark), disc radius (share of the image width) and camera (0: the patient's own)."""
+    """The patient of a seed with another pigmentation (0 fair to 1 dark), disc radius (share of the image width) and camera (0: the plain one)."""
     patient = draw_patient(default_rng([seed]))
-    return replace(patient, pigmentation=pigmentation, disc_radius=disc_radius, camera=draw_camera(default_rng([camera])) if camera else patient.camera)
+    return replace(patient, pigmentation=pigmentation, disc_radius=disc_radius, camera=draw_camera(default_rng([camera])) if camera else Camera())
 
 
 def eye_from_sliders(seed: int, eye: str = "OD", dr_grade: int = 0, glaucoma: bool = False, other: str = "", quality: str = "good", field: str = "macula_centred",
