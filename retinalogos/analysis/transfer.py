@@ -7,7 +7,7 @@ __all__ = ['move', 'recolour', 'vary', 'simulated_shares', 'likelihoods', 'find_
            'square_at', 'read_traced_vessels', 'disc_result', 'laterality_result', 'vessel_result',
            'photograph_numbers', 'compare_numbers', 'give_away']
 
-# %% ../../nbs/analysis/13_transfer.ipynb #9222c855
+# %% ../../nbs/analysis/13_transfer.ipynb #2c7974fd
 from pathlib import Path
 
 import cv2
@@ -28,7 +28,7 @@ from ..config import UserError
 from ..data.images import field_of_view, read_photograph, resize
 from ..data.simulate import simulate_patient
 
-# %% ../../nbs/analysis/13_transfer.ipynb #ab96edd4
+# %% ../../nbs/analysis/13_transfer.ipynb #728c1936
 def move(photographs: torch.Tensor, shares: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Photographs in 0..1 and shares, each pair turned by up to 20 degrees, zoomed by up to 28 %, shifted by up to 5 % and perhaps mirrored."""
     n = len(photographs)
@@ -61,7 +61,7 @@ def vary(photographs: torch.Tensor, shares: torch.Tensor, generator: torch.Gener
     moved, wanted = move(photographs.to(torch.float32) / 255, shares, generator)
     return (255 * recolour(moved, generator)).clamp_(0, 255).to(torch.uint8), wanted
 
-# %% ../../nbs/analysis/13_transfer.ipynb #e7589397
+# %% ../../nbs/analysis/13_transfer.ipynb #cbe5c4db
 def simulated_shares(n_patients: int, seed: int, size: int, structures: tuple[str, ...], render_size: int = 256,
                      good_only: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Photographs uint8 [N, size, size, 3] and shares float32 [N, structures, size, size] of simulated patients that no data set holds."""
@@ -70,7 +70,7 @@ def simulated_shares(n_patients: int, seed: int, size: int, structures: tuple[st
     return (np.stack([resize(eye.image, size) for eye in eyes]),
             np.stack([np.stack([shrink(eye.masks[name], size) for name in structures]) for eye in eyes]))
 
-# %% ../../nbs/analysis/13_transfer.ipynb #966f58b1
+# %% ../../nbs/analysis/13_transfer.ipynb #a42bd830
 @torch.no_grad()
 def likelihoods(network: Segmenter, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Likelihood 0..1 of each structure at each pixel, float32 [N, structures, H, W], of uint8 [N, H, W, 3]; sides of any length."""
@@ -99,7 +99,7 @@ def eye_of(points: pd.DataFrame) -> pd.Series:
     """"OD" where the disc lies right of the fovea, else "OS"."""
     return pd.Series(np.where(points["disc_x"] > points["fovea_x"], "OD", "OS"), index=points.index, dtype="string")
 
-# %% ../../nbs/analysis/13_transfer.ipynb #0755112e
+# %% ../../nbs/analysis/13_transfer.ipynb #135aa10b
 def read_boxed_discs(folder, size: int) -> tuple[np.ndarray, pd.DataFrame]:
     """Photographs uint8 [N, size, size, 3], cropped to the field, and table `file`, `disc_x`, `disc_y`, `disc_radius` (fractions of the crop).
 
@@ -128,7 +128,7 @@ def square_at(image: np.ndarray, x0: int, y0: int, side: int) -> np.ndarray:
     x, y = max(x0, 0), max(y0, 0)
     return padded[y:y + side, x:x + side]
 
-# %% ../../nbs/analysis/13_transfer.ipynb #62c4d835
+# %% ../../nbs/analysis/13_transfer.ipynb #01ccec7e
 def read_traced_vessels(folder) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(photograph uint8 [H, W, 3], traced vessels bool [H, W], field bool [H, W]) of each photograph of a folder as DRIVE has them."""
     folder, found = Path(folder), []
@@ -140,7 +140,7 @@ def read_traced_vessels(folder) -> list[tuple[np.ndarray, np.ndarray, np.ndarray
     if not found: raise UserError(f"{folder}: no images/*.tif; expected DRIVE's folders images, 1st_manual and mask")
     return found
 
-# %% ../../nbs/analysis/13_transfer.ipynb #877c5d94
+# %% ../../nbs/analysis/13_transfer.ipynb #d5a3f76a
 def disc_result(network: Segmenter, images: np.ndarray, boxes: pd.DataFrame) -> dict:
     """Share of photographs whose disc centre is found within one disc radius; `median_error` is in disc radii."""
     points = find_points(network, images)
@@ -159,7 +159,7 @@ def vessel_result(network: Segmenter, traced, draws: int = 500, seed: int = 0) -
     areas = np.array([roc_auc_score(vessels[field], likelihoods(network, photograph[None])[0, 0][field]) for photograph, vessels, field in traced])
     return bootstrap_interval(np.mean, areas, draws=draws, seed=seed) | {"lowest": round(float(areas.min()), 4)}
 
-# %% ../../nbs/analysis/13_transfer.ipynb #ca74256d
+# %% ../../nbs/analysis/13_transfer.ipynb #2d7cfd3c
 def photograph_numbers(images: np.ndarray, points: pd.DataFrame, vessels: np.ndarray) -> pd.DataFrame:
     """Numbers of uint8 photographs [N, H, W, 3] with their `find_points` and vessel likelihoods [N, H, W]: one row each, NaN without a field."""
     rows = []
