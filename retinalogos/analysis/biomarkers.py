@@ -263,12 +263,12 @@ def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_si
     return network.eval()
 
 # %% ../../nbs/analysis/09_biomarkers.ipynb #30aaaca9
-def training_eyes(n_patients: int, seed: int, size: int, render_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+def training_eyes(n_patients: int, seed: int, size: int, render_size: int = 256, cameras: str = "many") -> tuple[np.ndarray, np.ndarray]:
     """Photographs uint8 [N, size, size, 3] and shares [N, structures, size, size] of both eyes of simulated patients that no data set holds.
 
     A data set's patients are drawn from (seed, number), these from (seed, 0, number).
     """
-    eyes = [eye for k in range(n_patients) for eye in simulate_patient((seed, 0, k), render_size)]
+    eyes = [eye for k in range(n_patients) for eye in simulate_patient((seed, 0, k), render_size, cameras)]
     return np.stack([resize(eye.image, size) for eye in eyes]), np.stack([structure_shares(eye.masks, size) for eye in eyes])
 
 
