@@ -103,8 +103,9 @@ def generate(pipeline, prompts, seeds, guidance_scale=3.0, num_inference_steps=2
     Parameters
     ----------
     resolution : pixels a side, by default what the checkpoint was trained at.
-    options : `solver` of `flow.SOLVERS` ("euler"); `guidance_interval`, times in which guidance acts ((0, 1)); `guided_channels`,
-        guide only the first so many (None: all; diffusers' LuminaPipeline guides 3); `watershed` of `flow.rope_factors` for a larger resolution (1).
+    options : those of `generate_latents`.
+        They are `solver` of `flow.SOLVERS` ("euler"); `guidance_interval`, the times in which guidance acts, (0, 1); `guided_channels`, to guide only the
+        first so many (None for all; the pipeline of diffusers guides 3); `watershed` of `flow.rope_factors` for a larger resolution (1).
 
     Returns uint8 `[N, resolution, resolution, 3]`.
     """
