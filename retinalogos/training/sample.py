@@ -107,7 +107,9 @@ def generate(pipeline, prompts, seeds, guidance_scale=3.0, num_inference_steps=2
         They are `solver` of `flow.SOLVERS` ("euler"); `guidance_interval`, the times in which guidance acts, (0, 1); `guided_channels`, to guide only the
         first so many (None for all; the pipeline of diffusers guides 3); `watershed` of `flow.rope_factors` for a larger resolution (1).
 
-    Returns uint8 `[N, resolution, resolution, 3]`.
+    Returns
+    -------
+    uint8 array `[N, resolution, resolution, 3]`.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed per prompt")
