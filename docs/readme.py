@@ -1,14 +1,17 @@
 """README.md from nbs/index.ipynb: `python docs/readme.py [--check]`.
 
-The index is written once, as a notebook that also opens the site. The README shows its words, its code and what the code printed; links and
-pictures, which in the notebook start from nbs/, start from the root of the repository here.
+The index is written once, as a notebook that also opens the site. It is run, so that its numbers are those of the committed results. The README
+shows its words, its code and what the code printed; links and pictures, which in the notebook start from nbs/, start from the root of the
+repository here.
 """
 import posixpath
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+from nbclient import execute
 
 from build import prepare
 
@@ -34,9 +37,13 @@ def readme(notebook) -> str:
 
 
 if __name__ == "__main__":
-    text, target = readme(nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)), ROOT / "README.md"
+    index, target = ROOT / "nbs/index.ipynb", ROOT / "README.md"
+    stored = nbformat.read(index, as_version=4)
+    now = execute(nbformat.read(index, as_version=4), cwd=index.parent)
     if "--check" in sys.argv:
-        same = target.exists() and target.read_text(encoding="utf-8") == text
-        sys.exit(None if same else "README.md is not what nbs/index.ipynb makes: run `make readme`")
-    target.write_text(text, encoding="utf-8")
+        same = target.exists() and target.read_text(encoding="utf-8") == readme(stored) == readme(now)
+        sys.exit(None if same else "README.md is not what nbs/index.ipynb makes of the committed results: run `make readme`")
+    nbformat.write(now, index)
+    subprocess.run(["nbdev-clean", "--fname", str(index)], cwd=ROOT, check=True)
+    target.write_text(readme(now), encoding="utf-8")
     print(target)
