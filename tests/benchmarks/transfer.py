@@ -20,6 +20,7 @@ from retinalogos.config import write_json
 from retinalogos.data.images import read_square, resize
 from retinalogos.data.simulate import simulate_patient
 
+ASKED = {"disc": .80, "laterality": .85, "vessels": .90, "vessels_training": .90}
 RESULTS = Path(__file__).resolve().parents[2] / "nbs/results"
 FINDER = {"n_patients": 700, "size": 128, "steps": 900, "batch_size": 16, "lr": 4e-3}
 VESSELS = {"n_patients": 60, "size": 512, "part": 192, "steps": 350, "batch_size": 8, "lr": 6e-3}
@@ -76,6 +77,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.sheet: sheet(arguments.real, arguments.sheet)
     runs = [measure(arguments.real, seed) for seed in range(arguments.seeds)]
-    write_json(RESULTS / "transfer.json", {"finder": FINDER, "vessels": VESSELS, "seeds": [found for found, _ in runs]})
+    write_json(RESULTS / "transfer.json", {"asked": ASKED, "finder": FINDER, "vessels": VESSELS, "seeds": [found for found, _ in runs]})
     runs[0][1].rename_axis("number").to_csv(RESULTS / "transfer_numbers.csv")
     for found, table in runs: print(json.dumps(found, indent=1), table.to_string(), sep="\n")
