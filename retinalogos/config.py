@@ -262,6 +262,7 @@ class SampleSection(Section):
     n_images: PositiveInt = Field(description="test captions turned into images")
     n_balanced: PositiveInt = Field(description="images that go through grades, eyes and glaucoma evenly, to train classifiers on")
     n_per_disease: PositiveInt = Field(description="images of each disease")
+    n_counterfactual: PositiveInt = Field(description="pairs of images for each change of one word in a prompt")
     guidance_scale: float = Field(ge=1, description="classifier-free guidance; 1 is none")
     guidance_interval: list[float] = Field(min_length=2, max_length=2, description="times, 0 noise and 1 image, between which guidance acts")
     num_inference_steps: PositiveInt

@@ -26,7 +26,7 @@ TINY = {
     "encoders": {"vae_steps": 3, "text_steps": 3, "clip_steps": 3, "text_dim": 32, "text_heads": 2, "clip_dim": 64, "clip_layers": 1},
     "pretrain": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "steps": 30, "checkpoint_every": 10},
     "finetune": {"steps": 10, "checkpoint_every": 5},
-    "sample": {"n_images": 20, "n_balanced": 20, "n_per_disease": 2, "strip_seeds": 1, "num_inference_steps": 2},
+    "sample": {"n_images": 20, "n_balanced": 20, "n_per_disease": 2, "n_counterfactual": 2, "strip_seeds": 1, "num_inference_steps": 2},
     "readers": {"steps": 5}, "fidelity": {"bootstrap": 5}, "adherence": {"bootstrap": 5}, "memorisation": {"bootstrap": 5},
     "downstream": {"n_real": 20, "n_synthetic": 20, "seeds": 3, "steps": 3}, "reader_study": {"n_images": 8},
     "ablation": {"steps": 4, "n_images": 10, "num_inference_steps": 2},

@@ -6,24 +6,26 @@
 __all__ = ['TASKS', 'retina_mask', 'disc_brightness', 'vessel_density', 'disc_place', 'find_disc', 'eye_from_disc',
            'record_labels', 'reader_labels', 'Reader', 'two_views', 'new_reader', 'augment', 'as_batch', 'reader_loss',
            'train_reader', 'shuffled_batches', 'reader_outputs', 'reader_features', 'readings', 'read',
-           'quadratic_kappa', 'task_report', 'reader_report', 'save_reader', 'load_reader', 'labelled_split',
-           'load_samples']
+           'quadratic_kappa', 'area_under_curve', 'task_report', 'reader_report', 'save_reader', 'load_reader',
+           'labelled_split', 'load_samples']
 
 # %% ../../nbs/analysis/01_readers.ipynb #cd443d83
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_score
+from scipy.stats import rankdata
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import ResNetConfig, ResNetModel, ResNetPreTrainedModel
 
 from .intervals import bootstrap_interval, wilson_interval
+from ..captions.examine import excluded_lesions
 from ..data.dataset import load_images, load_records
 from ..data.images import decode_png
-from ..data.records import DISEASES, EyeRecord
+from ..data.records import DISEASES, LESIONS, EyeRecord
 
 # %% ../../nbs/analysis/01_readers.ipynb #4c658438
 def retina_mask(image: np.ndarray) -> np.ndarray:
@@ -97,21 +99,23 @@ TASKS = {
     "glaucoma": ("absent", "present"),
     **{disease: ("absent", "present") for disease in DISEASES[2:]},
     "quality": ("good", "usable", "reject"),
+    **{lesion: ("absent", "present") for lesion in LESIONS},
 }
 """Questions of the network reader with their answers, in the order of its outputs."""
 
 
 def record_labels(record: EyeRecord) -> dict[str, int]:
     """Answer number of each of `TASKS` for one record; -1 where the record does not say."""
-    diseases_known = bool(record.disease_labels) or record.general_label is not None
-    def disease(name):
-        return int(name in record.disease_labels) if diseases_known else -1
+    listed, diseases_known = {*record.subclinical_labels, *record.disease_labels}, bool(record.disease_labels) or record.general_label is not None
     def position(task, answer):
         return TASKS[task].index(answer) if answer in TASKS[task] else -1
+    def present(names, absent):
+        return {name: 1 if name in listed else 0 if name in absent else -1 for name in names}
     return {"eye": position("eye", record.eye),
             "dr_grade": -1 if record.dr_grade is None else int(record.dr_grade),
             "glaucoma": -1 if record.glaucoma is None else int(record.glaucoma),
-            "quality": position("quality", record.image_quality)} | {name: disease(name) for name in DISEASES[2:]}
+            "quality": position("quality", record.image_quality)} \
+        | present(LESIONS, excluded_lesions(record)) | present(DISEASES[2:], DISEASES if diseases_known else ())
 
 # %% ../../nbs/analysis/01_readers.ipynb #308fe4e0
 def reader_labels(records: pd.DataFrame) -> pd.DataFrame:
@@ -184,12 +188,14 @@ def as_batch(images: np.ndarray) -> torch.Tensor:
 
 # %% ../../nbs/analysis/01_readers.ipynb #c0ae6f17
 def reader_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over tasks; `labels` int64 [B, tasks] in the order of `TASKS`, -1 is left out."""
-    losses = []
+    """Mean cross-entropy over tasks, the lesions being one task; `labels` int64 [B, tasks] in the order of `TASKS`, -1 is left out."""
+    losses, lesions = [], []
     for column, task in enumerate(TASKS):
         known = labels[:, column] >= 0
         if known.any():
-            losses.append(F.cross_entropy(outputs[task][known], labels[known, column]))
+            (lesions if task in LESIONS and task not in DISEASES else losses).append(F.cross_entropy(outputs[task][known], labels[known, column]))
+    if lesions:
+        losses.append(torch.stack(lesions).mean())
     return torch.stack(losses).mean() if losses else outputs["features"].sum() * 0.0
 
 # %% ../../nbs/analysis/01_readers.ipynb #11b6fab7
@@ -264,6 +270,15 @@ def quadratic_kappa(truth, answers) -> float:
     return float(cohen_kappa_score(truth, answers, weights="quadratic"))
 
 
+def area_under_curve(truth, score) -> float:
+    """Area under the ROC curve of a score against truth (1, 0), from ranks (Hanley and McNeil, 1982); ValueError where only one class is there."""
+    ill, ranks = np.asarray(truth) == 1, rankdata(score)
+    n_ill, n_well = ill.sum(), (~ill).sum()
+    if n_ill == 0 or n_well == 0:
+        raise ValueError("one class only")
+    return float((ranks[ill].sum() - n_ill * (n_ill + 1) / 2) / (n_ill * n_well))
+
+
 def task_report(readings: pd.DataFrame, labels: pd.DataFrame, task: str, groups=None, seed: int = 0) -> dict:
     """Scores of one task on the rows whose answer is known: accuracy, balanced accuracy, AUC or QWK, each with interval."""
     known = labels[task].to_numpy() >= 0
@@ -277,7 +292,7 @@ def task_report(readings: pd.DataFrame, labels: pd.DataFrame, task: str, groups=
         report["quadratic_kappa"] = bootstrap_interval(quadratic_kappa, truth, answers, groups=owners, seed=seed)
     if len(TASKS[task]) == 2:
         score = readings[f"{task}_{TASKS[task][1]}"].to_numpy()[known]
-        report["auc"] = bootstrap_interval(roc_auc_score, truth, score, groups=owners, seed=seed)
+        report["auc"] = bootstrap_interval(area_under_curve, truth, score, groups=owners, seed=seed)
     return report
 
 
