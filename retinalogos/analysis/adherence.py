@@ -209,6 +209,7 @@ def draw_confusions(figure, confusions: dict, which: str) -> None:
     """The four matrices of `which` (a key of each of `confusions`) on a figure: eye, glaucoma and DR grade on the left, diseases on the right."""
     axes = figure.subplot_mosaic([["eye", "disease"], ["glaucoma", "disease"], ["dr_grade", "disease"]], width_ratios=(1, 2.4), height_ratios=(1, 1, 2))
     for name, axis in axes.items():
+        axis.tick_params(labelsize=9)
         words = [SHORT_NAMES.get(answer, answer.replace("_", " ")) for answer in confusions[name]["answers"]]
         draw_confusion(axis, np.asarray(confusions[name][which]), name.replace("dr_grade", "DR grade"), "asked" if name != "disease" else "", "read", words, 0.045 if name == "disease" else 0)
     axes["disease"].tick_params(axis="x", labelrotation=90)
