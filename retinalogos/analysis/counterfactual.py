@@ -7,7 +7,6 @@ __all__ = ['pair_table', 'pixel_distance', 'similarity', 'asked_reading', 'answe
            'mean_interval', 'counterfactual_scores', 'draw_pairs']
 
 # %% ../../nbs/analysis/16_counterfactual.ipynb #34027dcc
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
