@@ -35,6 +35,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'retinalogos/analysis/adherence.py'),
                                                 'retinalogos.analysis.adherence.mean_probabilities': ( 'analysis/adherence.html#mean_probabilities',
                                                                                                        'retinalogos/analysis/adherence.py'),
+                                                'retinalogos.analysis.adherence.mean_recall': ( 'analysis/adherence.html#mean_recall',
+                                                                                                'retinalogos/analysis/adherence.py'),
                                                 'retinalogos.analysis.adherence.page_trend': ( 'analysis/adherence.html#page_trend',
                                                                                                'retinalogos/analysis/adherence.py'),
                                                 'retinalogos.analysis.adherence.read_disease': ( 'analysis/adherence.html#read_disease',

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DISEASE_ANSWERS', 'SHORT_NAMES', 'sample_targets', 'geometry_eyes', 'agreement', 'spearman', 'grade_adherence',
-           'grade_confusion', 'binary_adherence', 'mean_probabilities', 'lesion_targets', 'lesion_adherence',
-           'adherence_scores', 'page_trend', 'strip_scores', 'disease_probabilities', 'read_disease', 'single_disease',
-           'confusion_counts', 'draw_confusion', 'draw_grade_spread', 'draw_confusions']
+           'grade_confusion', 'mean_recall', 'binary_adherence', 'mean_probabilities', 'lesion_targets',
+           'lesion_adherence', 'adherence_scores', 'page_trend', 'strip_scores', 'disease_probabilities',
+           'read_disease', 'single_disease', 'confusion_counts', 'draw_confusion', 'draw_grade_spread',
+           'draw_confusions']
 
 # %% ../../nbs/analysis/03_adherence.ipynb #59c66c04
 import json
@@ -14,7 +15,7 @@ import json
 import numpy as np
 import pandas as pd
 from scipy.stats import page_trend_test, spearmanr
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+from sklearn.metrics import confusion_matrix
 
 from .intervals import as_interval, bootstrap_interval, seed_interval, wilson_interval
 from .readers import TASKS, area_under_curve, eye_from_disc, find_disc, quadratic_kappa
@@ -66,6 +67,14 @@ def grade_confusion(readings: pd.DataFrame, asked) -> np.ndarray:
     return confusion_matrix(np.asarray(asked)[known], readings["dr_grade"].to_numpy()[known], labels=range(5))
 
 # %% ../../nbs/analysis/03_adherence.ipynb #d907b459
+def mean_recall(asked, answers) -> float:
+    """Balanced accuracy of yes-or-no answers: the mean of sensitivity and specificity; ValueError where only one class was asked."""
+    asked, answers = np.asarray(asked) == 1, np.asarray(answers) == 1
+    if asked.all() or not asked.any():
+        raise ValueError("one class only")
+    return float((answers[asked].mean() + 1 - answers[~asked].mean()) / 2)
+
+
 def binary_adherence(probability, asked, groups=None, draws: int = 200, seed: int = 0, threshold: float = 0.5) -> dict:
     """AUC and balanced accuracy (present above `threshold`) of a probability against what was asked (1, 0; -1 is left out)."""
     known = np.asarray(asked) >= 0
@@ -75,7 +84,7 @@ def binary_adherence(probability, asked, groups=None, draws: int = 200, seed: in
         nothing = as_interval(np.nan, np.nan, np.nan, len(asked))
         return {"auc": nothing, "balanced_accuracy": nothing}
     return {"auc": bootstrap_interval(area_under_curve, asked, probability, **options),
-            "balanced_accuracy": bootstrap_interval(balanced_accuracy_score, asked, probability > threshold, **options)}
+            "balanced_accuracy": bootstrap_interval(mean_recall, asked, probability > threshold, **options)}
 
 
 def mean_probabilities(readings: pd.DataFrame) -> dict[str, float]:
