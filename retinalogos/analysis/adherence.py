@@ -166,8 +166,10 @@ def disease_probabilities(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_disease(readings: pd.DataFrame, real_readings: pd.DataFrame) -> np.ndarray:
-    """Number in `DISEASE_ANSWERS` of the most probable disease, had all been equally frequent; `real_readings` say how frequent they are."""
-    return (disease_probabilities(readings) / disease_probabilities(real_readings).mean()).to_numpy().argmax(axis=1)
+    """Number in `DISEASE_ANSWERS` of the largest Bayes factor: odds of a disease over its odds in an average of the real photographs."""
+    def odds(probabilities):
+        return np.clip(probabilities, 1e-9, 1 - 1e-9) / (1 - np.clip(probabilities, 1e-9, 1 - 1e-9))
+    return (odds(disease_probabilities(readings)) / odds(disease_probabilities(real_readings).mean())).to_numpy().argmax(axis=1)
 
 
 def single_disease(records: pd.DataFrame) -> np.ndarray:
@@ -216,7 +218,7 @@ SHORT_NAMES = {"diabetic_retinopathy": "diabetic ret.", "age_related_macular_deg
 
 def draw_confusions(figure, confusions: dict, which: str) -> None:
     """The four matrices of `which` (a key of each of `confusions`) on a figure: eye, glaucoma and DR grade on the left, diseases on the right."""
-    axes = figure.subplot_mosaic([["eye", "disease"], ["glaucoma", "disease"], ["dr_grade", "disease"]], width_ratios=(1, 2.4), height_ratios=(1, 1, 2))
+    axes = figure.subplot_mosaic([["eye", "disease"], ["glaucoma", "disease"], ["dr_grade", "disease"]], width_ratios=(1, 2), height_ratios=(1, 1, 2.2))
     for name, axis in axes.items():
         axis.tick_params(labelsize=9)
         words = [SHORT_NAMES.get(answer, answer.replace("_", " ")) for answer in confusions[name]["answers"]]
