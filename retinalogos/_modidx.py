@@ -289,6 +289,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'retinalogos/analysis/fidelity.py'),
                                                'retinalogos.analysis.fidelity.disease_scores': ( 'analysis/fidelity.html#disease_scores',
                                                                                                  'retinalogos/analysis/fidelity.py'),
+                                               'retinalogos.analysis.fidelity.disease_table': ( 'analysis/fidelity.html#disease_table',
+                                                                                                'retinalogos/analysis/fidelity.py'),
                                                'retinalogos.analysis.fidelity.equal_parts': ( 'analysis/fidelity.html#equal_parts',
                                                                                               'retinalogos/analysis/fidelity.py'),
                                                'retinalogos.analysis.fidelity.fidelity_scores': ( 'analysis/fidelity.html#fidelity_scores',

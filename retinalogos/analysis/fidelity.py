@@ -7,7 +7,7 @@ __all__ = ['BOOTSTRAP_FEATURES', 'FEWEST', 'gaussian_distance', 'frechet_distanc
            'polynomial_kernel', 'gaussian_kernel', 'mean_discrepancy', 'kernel_distance', 'clip_distance',
            'inception_score', 'clip_score', 'shuffled_clip_score', 'neighbour_radii', 'neighbour_scores',
            'fidelity_scores', 'set_scores', 'equal_parts', 'noisy', 'blurred', 'repeated_rows', 'behaviour_table',
-           'group_scores', 'disease_scores']
+           'group_scores', 'disease_scores', 'disease_table']
 
 # %% ../../nbs/analysis/02_fidelity.ipynb #acc14379
 import warnings
@@ -20,6 +20,7 @@ from torch import nn
 from torchmetrics.image.inception import InceptionScore
 
 from .intervals import as_interval, bootstrap_interval, wilson_interval
+from ..data.records import DISEASES, EyeRecord
 
 # %% ../../nbs/analysis/02_fidelity.ipynb #5d9a0e96
 warnings.filterwarnings("ignore", message="Metric `.*` will save all", module="torchmetrics")
@@ -259,3 +260,11 @@ def disease_scores(groups: dict, draws: int = 200, seed: int = 0) -> dict:
         table[disease] = ({"n": len(found), "n_reference": len(real)} | group_scores(real, found, draws, seed)
                           | {"floor": group_scores(real, train[floor_rows], draws, seed)})
     return table
+
+# %% ../../nbs/analysis/02_fidelity.ipynb #a4906aa5
+def disease_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Which eye has what: bool [N, 1 + diseases], columns `healthy` (labelled normal) and `DISEASES`, index `image_id`, of a records table."""
+    found = [EyeRecord.from_row(row) for row in records.to_dict("records")]
+    columns = {"healthy": [record.general_label == "normal" for record in found]}
+    columns |= {disease: [disease in record.disease_labels for record in found] for disease in DISEASES}
+    return pd.DataFrame(columns, index=pd.Index(records["image_id"], name="image_id"))
