@@ -281,6 +281,7 @@ class ReadersSection(Section):
 # %% ../nbs/00_config.ipynb #e76d4062
 class FidelitySection(Section):
     bootstrap: PositiveInt = Field(description="resamples behind each interval")
+    extractors: list[str] = Field(min_length=1, description="networks in whose features FD and KID are given: reader, clip, inception, or a folder or hub name (analysis.features)")
 
 # %% ../nbs/00_config.ipynb #6a076518
 class AdherenceSection(Section):
