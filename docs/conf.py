@@ -36,8 +36,9 @@ html_theme_options = {
     "footer_end": [],
     "show_toc_level": 2,
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 6,
 }
+html_context = {"default_mode": "auto"}  # light or dark as the browser says
 html_sidebars = {"index": []}
 pygments_style = "tango"
 

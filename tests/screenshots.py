@@ -1,9 +1,11 @@
 """Pictures of the explore notebooks for the site: `python tests/screenshots.py [PROJECT]`.
 
 JupyterLab opens a copy of each in headless Chromium and runs it on the data of PROJECT (default: this repository after `make repro`); what the
-form then looks like is stored in the notebook, as the JPEG output of its last cell.
+form then looks like is stored in the notebook, as the JPEG output of its last cell. A digest of the notebook's code goes with it, as the
+comment of the JPEG, so that a test can tell when the picture is older than the form.
 """
 import base64
+import hashlib
 import json
 import os
 import secrets
@@ -17,6 +19,8 @@ from tempfile import TemporaryDirectory
 
 import nbformat
 from nbformat.v4 import new_output
+
+from retinalogos.stage import notebook_source
 from test_study import Browser
 
 ROOT = Path(__file__).parent.parent
@@ -59,8 +63,19 @@ def take(browser, url):
     raise SystemExit(f"{url}: no picture below {MOST_BYTES} bytes")
 
 
+def digest(notebook):
+    """Of the notebook's code, as bytes of hexadecimal digits."""
+    return hashlib.sha256(notebook_source(notebook).encode()).hexdigest().encode()
+
+
+def commented(jpeg, comment):
+    """The JPEG with a comment (bytes), which no viewer shows."""
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+
+
 def store(notebook, picture):
     """Make `picture` the only output of the notebook, at its last code cell."""
+    picture = commented(picture, digest(notebook))
     content = nbformat.read(notebook, as_version=4)
     cells = [cell for cell in content.cells if cell.cell_type == "code"]
     for cell in cells:

@@ -1,6 +1,7 @@
 """The notebooks for JupyterLab: each runs top to bottom, moving a control changes the picture, and a fresh clone gets a sentence."""
 import ast
 import base64
+import io
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from nbformat.v4 import new_code_cell
+from PIL import Image
 
 from retinalogos.analysis.reader_pack import make_key
 from retinalogos.analysis.reader_study import ANSWER_COLUMNS, simulated_answers
@@ -20,6 +22,7 @@ from retinalogos.stage import execute, notebook_source
 from retinalogos.training.encoders import build_autoencoder, build_language_model, train_tokenizer
 from retinalogos.training.sample import save_checkpoint
 from retinalogos.training.trainer import build_transformer
+from screenshots import digest
 from test_pipeline import make_project
 
 ROOT = Path(__file__).parent.parent
@@ -167,4 +170,5 @@ def test_it_defines_nothing_but_callbacks(notebook):
 def test_its_page_shows_a_light_picture_of_the_form(notebook):
     outputs = [o for cell in nbformat.read(notebook, as_version=4).cells for o in cell.get("outputs", [])]
     pictures = [base64.b64decode(o.data["image/jpeg"]) for o in outputs if "image/jpeg" in o.get("data", {})]
-    assert len(pictures) == len(outputs) == 1 and len(pictures[0]) < 60_000, "stored by python tests/screenshots.py"
+    assert len(pictures) == len(outputs) == 1 and len(pictures[0]) < 61_000, "stored by python tests/screenshots.py"
+    assert Image.open(io.BytesIO(pictures[0])).info.get("comment") == digest(notebook), "the form has changed since: run python tests/screenshots.py"

@@ -1,4 +1,5 @@
 """The documentation site, built once from the notebooks as they stand."""
+import json
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from test_study import Browser, needs_browser
 
 ROOT = Path(__file__).parent.parent
 
@@ -108,6 +110,57 @@ def test_pages_teach_and_do_not_show_the_machinery(pages):
 def test_search_and_dark_mode(site, pages):
     index = (site[0] / "index.html").read_text(encoding="utf-8")
     assert "theme-switch" in index and "search" in index and (site[0] / "searchindex.js").stat().st_size > 10_000
+
+
+SEEN = """JSON.stringify({tooWide: Math.max(0, document.scrollingElement.scrollWidth - innerWidth),
+                           broken: [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.getAttribute('src'))})"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    found = Browser(folder / "profile", folder)
+    yield found
+    found.close()
+
+
+def opened(browser, file, query=""):
+    """Open a page of the site; it is there when this returns."""
+    browser.ask("Page.navigate", url=file.as_uri() + query)
+    browser.wait(lambda: browser.value(f"document.readyState === 'complete' && location.pathname.endsWith({json.dumps(file.name)})"), 60)
+
+
+def complaints(events):
+    """What the browser's console says of errors."""
+    return [e["params"] for e in events if e["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")
+            or e["method"] == "Runtime.consoleAPICalled" and e["params"]["type"] in ("error", "warning")]
+
+
+@needs_browser
+def test_pages_fit_narrow_and_wide_windows(site, pages, browser):
+    """No page scrolls sideways, no picture is broken, and the console has nothing to complain of."""
+    wrong = []
+    for name in pages:
+        if name.startswith("_modules/"):  # listings, all of one kind
+            continue
+        browser.events.clear()
+        opened(browser, site[0] / name)
+        for width in (390, 1280):
+            browser.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+            seen = json.loads(browser.value(SEEN))
+            wrong += [(name, width, seen)] if seen["tooWide"] or seen["broken"] else []
+        wrong += [(name, found) for found in complaints(browser.events)]
+    assert wrong == []
+
+
+@needs_browser
+def test_a_search_finds_and_the_theme_changes(site, browser):
+    opened(browser, site[0] / "search.html", "?q=guidance")
+    browser.wait(lambda: browser.value("document.querySelectorAll('#search-results li a').length > 3"), 60)
+    before = browser.value("getComputedStyle(document.body).backgroundColor")
+    browser.value("document.querySelector('.theme-change-button[data-mode=dark]').click()")
+    browser.wait(lambda: browser.value("document.documentElement.dataset.theme") == "dark")
+    browser.wait(lambda: browser.value("getComputedStyle(document.body).backgroundColor") != before)
 
 
 def test_the_reference_shows_signatures_docstrings_and_source(pages):

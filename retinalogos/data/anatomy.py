@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DR_FREQUENCIES', 'GLAUCOMA_FREQUENCY', 'NO_GLAUCOMA', 'SHARED_FREQUENCIES', 'ONE_SIDED_FREQUENCIES', 'BILATERAL',
            'NEOVASCULAR_SHARE', 'ADVANCED_SHARE', 'QUALITY_FREQUENCIES', 'DISC_CENTRED_FREQUENCY', 'CORRELATION',
-           'DISC_RADIUS', 'ATROPHY_FREQUENCY', 'TEMPORAL', 'NASAL', 'PATH_POINTS', 'SPLINE', 'VEIN_WIDTH',
+           'DISC_RADIUS', 'CUP_RANGES', 'ATROPHY_FREQUENCY', 'TEMPORAL', 'NASAL', 'PATH_POINTS', 'SPLINE', 'VEIN_WIDTH',
            'GENERATIONS', 'MAINS', 'PIGMENT_COLOURS', 'Camera', 'draw_tint', 'draw_camera', 'Patient', 'draw_patient',
            'eye_quantile', 'Plan', 'draw_other', 'draw_plan', 'Geometry', 'draw_cup', 'draw_atrophy', 'draw_geometry',
            'main_vessel', 'grow', 'share_width', 'branch', 'Tree', 'cut_paths', 'vessel_tree', 'bead', 'crossings',
@@ -160,11 +160,13 @@ class Geometry:
         return self.disc_radius / DISC_RADIUS
 
 # %% ../../nbs/data/02_anatomy.ipynb #cf4a6a89
+CUP_RANGES = {True: (.66, .88), False: (.25, .50)}  # vertical cup-to-disc ratios, with glaucoma and without
 ATROPHY_FREQUENCY = {True: .4, False: .08}  # of peripapillary atrophy, with glaucoma and without
 
 def draw_cup(rng: Generator, patient: Patient, plan: Plan) -> tuple[float, tuple[float, float]]:
     """Vertical cup-to-disc ratio and shift of the cup; in glaucoma the rim thins above or below (`cup_shift[1]`)."""
-    ratio = float(rng.uniform(.66, .88) if plan.glaucoma else np.clip(patient.cup_to_disc_ratio + rng.normal(0, .02), .25, .5))
+    lowest, highest = CUP_RANGES[plan.glaucoma]
+    ratio = float(rng.uniform(lowest, highest) if plan.glaucoma else np.clip(patient.cup_to_disc_ratio + rng.normal(0, .02), lowest, highest))
     down = rng.choice([-1, 1]) * rng.uniform(.4, .8) if plan.glaucoma and rng.random() < .6 else rng.uniform(-.15, .15)
     return ratio, (float(rng.uniform(-.3, .1) * (1 - ratio)), float(down * (1 - ratio)))
 
