@@ -389,7 +389,7 @@ def swap_test(truth, first: np.ndarray, second: np.ndarray, patients, draws: int
     return float(stats.permutation_test((difference,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", n_resamples=draws,
                                         vectorized=True, rng=np.random.default_rng(seed)).pvalue)
 
-# %% ../../nbs/analysis/05_downstream.ipynb #b1562953
+# %% ../../nbs/analysis/05_downstream.ipynb #ef425e67
 def full_dose(runs: pd.DataFrame) -> pd.DataFrame:
     """The rows with the largest number of generated photographs of their condition: all but the rest of the dose curve."""
     return runs[runs["n_synthetic"] == runs.groupby("condition")["n_synthetic"].transform("max")]
@@ -411,7 +411,7 @@ def paired_tests(rows: list[dict], truths: dict, patients: dict, test: str = "te
             difference = paired_bootstrap(metric, truth, by["real_only"], by[name], owners, draws)
             found.append({"task": task, "model": model, "condition": name, "metric": metric, "p": difference.pop("p"), "difference": difference,
                           "over_seeds": paired_interval(scores["real_only"], scores[name], len(truth)),
-                          "p_accuracy": swap_test(truth, by["real_only"], by[name], owners, draws)})
+                          "p_accuracy": round(swap_test(truth, by["real_only"], by[name], owners, draws), 6)})
     for row, p in zip(found, multipletests([row["p"] for row in found], method="holm")[1]):
         row["p_holm"] = round(float(p), 6)
     return sorted(found, key=lambda row: (list(CLASSES).index(row["task"]), NETWORKS.index(row["model"]), list(CONDITIONS).index(row["condition"])))
