@@ -36,7 +36,7 @@ from ..data.figures import PALETTE
 from ..data.images import resize
 from ..data.simulate import simulate_patient
 
-# %% ../../nbs/analysis/05_downstream.ipynb #5c675b7c
+# %% ../../nbs/analysis/05_downstream.ipynb #24588365
 CLASSES = {"dr_grading": 5, "glaucoma": 2}
 """Number of classes of each task."""
 
@@ -46,7 +46,7 @@ MAIN_METRIC = {"dr_grading": "qwk", "glaucoma": "auc"}
 NETWORKS = ("resnet", "vit")
 """The two kinds of network."""
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #c30da48a
 class Classifier(nn.Module):
     """`network` of transformers behind `prepare`, which makes its input of uint8 photographs [B, 3, H, W]; gives logits [B, classes]."""
 
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
         """Logits."""
         return self.network(self.prepare(photographs)).logits
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #b858041c
 def small_network(kind: str, classes: int, size: int):
     """A small untrained "resnet" or "vit" for the two views [B, 6, size, size]."""
     if kind == "resnet":
@@ -69,7 +69,7 @@ def small_network(kind: str, classes: int, size: int):
                        num_attention_heads=4, intermediate_size=192, initializer_range=0.05, num_labels=classes)
     return ViTForImageClassification(config)
 
-# %% ../../nbs/analysis/05_downstream.ipynb #064300b4
+# %% ../../nbs/analysis/05_downstream.ipynb #77a80d08
 class Normalise(nn.Module):
     """uint8 photographs [B, 3, H, W] as a pretrained network wants them: [B, 3, size, size] (their own size where None), minus mean, over std."""
 
@@ -86,7 +86,7 @@ class Normalise(nn.Module):
             pixels = F.interpolate(pixels, size=(self.size,) * 2, mode="bilinear", antialias=True, align_corners=False)
         return (pixels - self.mean) / self.std
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #cd62f6d2
 def named_classifier(kind: str, name: str, classes: int) -> Classifier:
     """The image classifier in folder `name` or of that hub name, with a new head where its own has other classes.
 
@@ -131,7 +131,7 @@ def augment_strongly(photographs: torch.Tensor, generator: torch.Generator, stre
     seen = ((seen - middle) * (1 + 0.2 * draw(1, 1, 1)) + middle) * (1 + 0.2 * draw(1, 1, 1)) * (1 + 0.2 * draw(3, 1, 1))
     return seen.clamp_(0, 255).round_().to(torch.uint8)
 
-# %% ../../nbs/analysis/05_downstream.ipynb #e22acdd6
+# %% ../../nbs/analysis/05_downstream.ipynb #9c7ef068
 CONDITIONS = {"real_only": "the real photographs",
               "resampled": "the real photographs, each class equally often",
               "strong_augmentation": "the real photographs, strongly augmented",
@@ -140,14 +140,14 @@ CONDITIONS = {"real_only": "the real photographs",
               "pretrain_then_finetune": "half of the steps on generated, then half on real photographs"}
 """What each condition is trained on; every one has the same steps, batch size and learning rate."""
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #facdec50
 def balanced_batches(labels, batch_size: int, steps: int, generator: torch.Generator) -> list[torch.Tensor]:
     """Row numbers of `steps` batches in which each class of `labels` [N] is as likely as any other."""
     labels = torch.as_tensor(np.asarray(labels))
     weights = 1.0 / torch.bincount(labels).to(torch.float64)[labels]
     return [torch.multinomial(weights, batch_size, replacement=True, generator=generator) for _ in range(steps)]
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #a794fa27
 def phases(condition: str, labels, n_synthetic: int, batch_size: int, steps: int, generator: torch.Generator) -> list[list[torch.Tensor]]:
     """Row numbers of the batches of a condition, in one or two phases; rows are the real photographs with `labels` [N], then the generated ones."""
     def real(size, count):
@@ -165,7 +165,7 @@ def phases(condition: str, labels, n_synthetic: int, batch_size: int, steps: int
         return [synthetic(batch_size, steps // 2), real(batch_size, steps - steps // 2)]
     return [real(batch_size, steps)]
 
-# %% ../../nbs/analysis/05_downstream.ipynb #c88cd2cc
+# %% ../../nbs/analysis/05_downstream.ipynb #cf06b64e
 def train_classifier(model: Classifier, photographs: torch.Tensor, labels, parts, lr: float, generator: torch.Generator, vary=augment,
                      device: str = "cpu", **changes) -> Classifier:
     """Train on uint8 `photographs` [N, 3, H, W] and int `labels` [N]: AdamW and a one-cycle learning rate in each phase of `parts` (`phases`).
@@ -184,7 +184,7 @@ def train_classifier(model: Classifier, photographs: torch.Tensor, labels, parts
             schedule.step()
     return model.eval()
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #8aed914e
 @torch.no_grad()
 def classify(models: list[Classifier], images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Probabilities [models, N, classes], float32, of uint8 photographs [N, H, W, 3] by models of one kind, which share what `prepare` makes."""
@@ -194,7 +194,7 @@ def classify(models: list[Classifier], images: np.ndarray, batch_size: int = 64)
         parts.append(torch.stack([model.network(seen).logits.softmax(dim=1) for model in models]).cpu())
     return torch.cat(parts, dim=1).numpy()
 
-# %% ../../nbs/analysis/05_downstream.ipynb #a55b2fb0
+# %% ../../nbs/analysis/05_downstream.ipynb #55e4cb59
 METRICS = {"accuracy": (0, 1), "f1": (0, 1), "qwk": (-1, 1), "auc": (0, 1), "ece": (0, 1), "brier": (0, 2)}
 """Metrics of the comparison and the limits of each."""
 
@@ -209,7 +209,7 @@ def calibration_error(probabilities: np.ndarray, truth) -> float:
     found = torch.as_tensor(probabilities, dtype=torch.float32), torch.as_tensor(np.asarray(truth, dtype=np.int64))
     return float(multiclass_calibration_error(*found, num_classes=probabilities.shape[1], n_bins=10, norm="l1"))
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #e5c84b9e
 def classifier_scores(probabilities: np.ndarray, truth) -> dict[str, float]:
     """`METRICS` of probabilities [N, classes]; AUC for two classes only, NaN where only one of them is there."""
     truth, answers = np.asarray(truth), probabilities.argmax(axis=1)
@@ -219,19 +219,19 @@ def classifier_scores(probabilities: np.ndarray, truth) -> dict[str, float]:
     scores |= {"ece": calibration_error(probabilities, truth), "brier": brier(probabilities, truth)}
     return {name: float(value) for name, value in scores.items()}
 
-# %% ../../nbs/analysis/05_downstream.ipynb #74a9c019
+# %% ../../nbs/analysis/05_downstream.ipynb #c90bbb3b
 def draw_real(labels, n: int, seed: int) -> np.ndarray:
     """Row numbers of `n` photographs with a known label (>= 0), at random, in rising order."""
     known = np.flatnonzero(np.asarray(labels) >= 0)
     return np.sort(np.random.default_rng(seed).permutation(known)[:n])
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #0c83f9f8
 def plan(n_synthetic: int, doses=(), conditions=tuple(CONDITIONS)) -> list[tuple[str, int]]:
     """The trainings of one network and seed: (condition, number of generated photographs), `doses` being further numbers for real_plus_synthetic."""
     uses = {"synthetic_only", "real_plus_synthetic", "pretrain_then_finetune"}
     return [(c, n_synthetic if c in uses else 0) for c in conditions] + [("real_plus_synthetic", n) for n in sorted(set(doses)) if 0 < n < n_synthetic]
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #c6a36ba9
 def one_seed(task: str, kind: str, seed: int, real: tuple, synthetic: tuple, tests: dict, trainings, n_real: int, steps: int, batch_size: int = 16,
              lr: float = 1e-3, name: str | None = None, device: str = "cpu") -> list[dict]:
     """One row for each training of `plan`: task, model, condition, n_synthetic, seed, n_train and `probabilities` by test set.
@@ -257,7 +257,7 @@ def one_seed(task: str, kind: str, seed: int, real: tuple, synthetic: tuple, tes
             row["probabilities"][test] = found
     return rows
 
-# %% ../../nbs/analysis/05_downstream.ipynb #ed214faf
+# %% ../../nbs/analysis/05_downstream.ipynb #cce16c04
 LABELS = {"dr_grading": "dr_grade", "glaucoma": "glaucoma"}
 """Column of the labels of each task."""
 
@@ -278,7 +278,7 @@ def task_data(real: tuple, synthetic: tuple, tests: dict[str, tuple]) -> tuple[d
     data = {"real": real, "synthetic": known(*synthetic), "tests": {name: part[0] for name, part in found.items()}}
     return data, *({name: part[k] for name, part in found.items()} for k in (1, 2))
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #573dad24
 def compare(tasks: dict[str, dict], seeds: int, plans: dict, workers: int = 1, names: dict | None = None, progress: bool = False, **training) -> list[dict]:
     """The rows of `one_seed` for each task, network of `plans` and seed, in this order.
 
@@ -301,7 +301,7 @@ def compare(tasks: dict[str, dict], seeds: int, plans: dict, workers: int = 1, n
         torch.set_num_threads(threads)
     return [row for rows in found for row in rows]
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #028cc621
 def score_table(rows: list[dict], truths: dict[str, dict]) -> pd.DataFrame:
     """One line per training: its columns, `n_test` and `METRICS`, and the same as `external_*` where `truths[task]` has "external"."""
     lines = []
@@ -313,7 +313,7 @@ def score_table(rows: list[dict], truths: dict[str, dict]) -> pd.DataFrame:
         lines.append(line)
     return pd.DataFrame(lines)
 
-# %% ../../nbs/analysis/05_downstream.ipynb #e1c3f0aa
+# %% ../../nbs/analysis/05_downstream.ipynb #c6fa5b06
 def other_cameras(n_patients: int, seed: int, size: int) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
     """Photographs uint8 [N, size, size, 3], labels (`TASKS`) and patients [N] of both eyes of simulated patients that no data set holds.
 
@@ -323,7 +323,7 @@ def other_cameras(n_patients: int, seed: int, size: int) -> tuple[np.ndarray, pd
     return (np.stack([resize(eye.image, size) for _, eye in eyes]), pd.DataFrame([record_labels(eye.record) for _, eye in eyes]),
             np.array([k for k, _ in eyes]))
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #3734d03f
 def external_set(folder: str | None, source, n_patients: int, seed: int, size: int) -> tuple | None:
     """(name, photographs uint8 [N, size, size, 3], labels, patients) of the data set in `folder`; without one `other_cameras` if `source` is simulated, else None."""
     if folder is not None:
@@ -333,7 +333,7 @@ def external_set(folder: str | None, source, n_patients: int, seed: int, size: i
         return ", ".join(sorted(set(pd.concat(records)["source"]))), images, pd.concat(labels), pd.concat(records)["patient_id"].to_numpy()
     return ("other cameras, simulated", *other_cameras(n_patients, seed, size)) if set(source) == {"simulated"} else None
 
-# %% ../../nbs/analysis/05_downstream.ipynb #9c1fb561
+# %% ../../nbs/analysis/05_downstream.ipynb #d3d8fd42
 def weighted_kappa(weights: np.ndarray, truth, probabilities: np.ndarray) -> np.ndarray:
     """Quadratic kappa of the likeliest class for each row of `weights` [draws, N]: float [draws]."""
     classes = probabilities.shape[1]
@@ -344,7 +344,7 @@ def weighted_kappa(weights: np.ndarray, truth, probabilities: np.ndarray) -> np.
     with np.errstate(invalid="ignore", divide="ignore"):
         return 1 - (counts * distance).sum(axis=(1, 2)) / (expected * distance).sum(axis=(1, 2))
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #6c18227d
 def weighted_auc(weights: np.ndarray, truth, probabilities: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of the second class for each row of `weights` [draws, N], ties counted one half: float [draws]."""
     order = np.argsort(probabilities[:, 1], kind="stable")
@@ -357,7 +357,7 @@ def weighted_auc(weights: np.ndarray, truth, probabilities: np.ndarray) -> np.nd
 
 WEIGHTED = {"qwk": weighted_kappa, "auc": weighted_auc}  # main metrics on weighted photographs
 
-# %% ../../nbs/analysis/05_downstream.ipynb #29872bba
+# %% ../../nbs/analysis/05_downstream.ipynb #bbb18f46
 def paired_bootstrap(metric: str, truth, first: np.ndarray, second: np.ndarray, patients, draws: int = 1000, seed: int = 0) -> dict:
     """Main metric of `second` minus that of `first` (probabilities [seeds, N, classes]), mean over seeds: `{value, low, high, n, seeds, p}`.
 
@@ -375,7 +375,7 @@ def paired_bootstrap(metric: str, truth, first: np.ndarray, second: np.ndarray, 
     rarer = min((drawn <= 0).sum(), (drawn >= 0).sum())
     return as_interval(value, low, high, len(codes), seeds) | {"p": round(float(min(1.0, 2 * (rarer + 1) / (len(drawn) + 1))), 6)}
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #40f1379a
 def swap_test(truth, first: np.ndarray, second: np.ndarray, patients, draws: int = 2000, seed: int = 0) -> float:
     """Two-sided p of the accuracy of the seeds' mean probabilities when the two conditions are swapped patient by patient at random.
 
@@ -389,12 +389,12 @@ def swap_test(truth, first: np.ndarray, second: np.ndarray, patients, draws: int
     return float(stats.permutation_test((difference,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", n_resamples=draws,
                                         vectorized=True, rng=np.random.default_rng(seed)).pvalue)
 
-# %% ../../nbs/analysis/05_downstream.ipynb #ef425e67
+# %% ../../nbs/analysis/05_downstream.ipynb #e2fb1bde
 def full_dose(runs: pd.DataFrame) -> pd.DataFrame:
     """The rows with the largest number of generated photographs of their condition: all but the rest of the dose curve."""
     return runs[runs["n_synthetic"] == runs.groupby("condition")["n_synthetic"].transform("max")]
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #48786850
 def paired_tests(rows: list[dict], truths: dict, patients: dict, test: str = "test", draws: int = 1000) -> list[dict]:
     """Each condition against real_only of its task and network: main metric `difference` (bootstrap), `over_seeds` (t), p, p_holm, p_accuracy.
 
@@ -416,7 +416,7 @@ def paired_tests(rows: list[dict], truths: dict, patients: dict, test: str = "te
         row["p_holm"] = round(float(p), 6)
     return sorted(found, key=lambda row: (list(CLASSES).index(row["task"]), NETWORKS.index(row["model"]), list(CONDITIONS).index(row["condition"])))
 
-# %% ../../nbs/analysis/05_downstream.ipynb #5cbf67cc
+# %% ../../nbs/analysis/05_downstream.ipynb #7ffd269a
 def seed_table(runs: pd.DataFrame, test: str = "test") -> dict:
     """Mean and t interval over seeds: nested task -> model -> condition (and "gain" of real_plus_synthetic, paired by seed) -> metric."""
     table, prefix = {}, "" if test == "test" else f"{test}_"
@@ -430,13 +430,13 @@ def seed_table(runs: pd.DataFrame, test: str = "test") -> dict:
         table.setdefault(task, {})[model] = cell
     return table
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #0b0fd920
 def headline(table: dict, model: str = "resnet") -> dict:
     """The main metric of each task and condition for one model: `{task: {condition: {metric, model, mean, low, high, n, seeds}}}`."""
     return {task: {condition: {"metric": MAIN_METRIC[task], "model": model} | models[model][condition][MAIN_METRIC[task]]
                    for condition in ("real_only", "real_plus_synthetic")} for task, models in table.items()}
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #4faf2aee
 def dose_table(runs: pd.DataFrame, model: str = "resnet", test: str = "test") -> dict:
     """Main metric of each task by the number of generated photographs, 0 being real_only: `{task: [{n_synthetic, mean, low, high, n, seeds}]}`."""
     part = runs[(runs["model"] == model) & runs["condition"].isin(["real_only", "real_plus_synthetic"])].dropna(subset=f"n_{test}")
@@ -444,7 +444,7 @@ def dose_table(runs: pd.DataFrame, model: str = "resnet", test: str = "test") ->
     return {task: [{"n_synthetic": int(n)} | seed_interval(dose[column[task]], int(dose[f"n_{test}"].iloc[0]), METRICS[MAIN_METRIC[task]])
                    for n, dose in group.groupby("n_synthetic")] for task, group in part.groupby("task", sort=False)}
 
-# %% ../../nbs/analysis/05_downstream.ipynb #0def7f79
+# %% ../../nbs/analysis/05_downstream.ipynb #c68285ef
 def draw_conditions(axis, task: str, models: dict) -> None:
     """The main metric of each condition of a task with intervals over seeds: blue without generated photographs, orange with; one mark per network."""
     names = [name for name in CONDITIONS if any(name in cell for cell in models.values())]
@@ -459,7 +459,7 @@ def draw_conditions(axis, task: str, models: dict) -> None:
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axis.set(ylim=(len(names) - 0.4, -0.6), xlabel=MAIN_METRIC[task].upper(), title=task.replace("_", " "))
 
-
+# %% ../../nbs/analysis/05_downstream.ipynb #ccdebbc0
 def draw_doses(axis, task: str, doses: dict[str, dict]) -> None:
     """The main metric by the number of generated photographs with intervals over seeds, a line for each test set of `doses` (`dose_table`)."""
     for k, (label, table) in enumerate((label, table) for label, table in doses.items() if task in table):
