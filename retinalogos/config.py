@@ -295,11 +295,15 @@ class MemorisationSection(Section):
 class DownstreamSection(Section):
     "Classifiers trained on few real photographs, with and without synthetic ones."
     n_real: PositiveInt = Field(description="real training photographs")
-    n_synthetic: PositiveInt = Field(description="synthetic photographs added")
+    n_synthetic: PositiveInt = Field(description="synthetic photographs added, at most sample.n_balanced")
+    doses: list[PositiveInt] = Field(description="smaller numbers of synthetic photographs, for the dose curve of the ResNet")
     seeds: PositiveInt = Field(description="repetitions, each with its own draw and initial weights")
     steps: PositiveInt
-    batch_size: PositiveInt
+    batch_size: PositiveInt = Field(description="photographs of a step; with synthetic ones half of them are real")
     lr: PositiveFloat
+    resnet: str | None = Field(description="hub name or folder of a pretrained ResNet classifier, such as ResNet-50; null: a small untrained one")
+    vit: str | None = Field(description="the same for the ViT, such as ViT-B/16")
+    external: str | None = Field(description="folder of a further data set, written by the dataset stage, to test on; null: simulated eyes under other cameras (only where the data are simulated)")
 
 # %% ../nbs/00_config.ipynb #7f834e43
 class ReaderStudySection(Section):
