@@ -7,9 +7,9 @@ __all__ = ['Fraction', 'SOURCES', 'SourceNames', 'STAGES', 'SETTING_NAMES', 'Use
            'atomic_path', 'stage_folder', 'write_json', 'write_table', 'Section', 'Base', 'known_sources',
            'DatasetSection', 'CaptionsSection', 'EncodersSection', 'FlowSection', 'PretrainSection', 'FinetuneSection',
            'PurifySection', 'SampleSection', 'ReadersSection', 'FidelitySection', 'AdherenceSection',
-           'MemorisationSection', 'DownstreamSection', 'ReaderStudySection', 'AblationSection', 'SummarySection',
-           'Params', 'read_yaml', 'check_params', 'load_params', 'stage_parameters', 'overlay', 'presets',
-           'load_preset', 'with_preset', 'apply_preset', 'Settings', 'settings', 'data_root', 'pick_device']
+           'MemorisationSection', 'DownstreamSection', 'ReaderStudySection', 'AblationSection', 'BiomarkersSection',
+           'SummarySection', 'Params', 'read_yaml', 'check_params', 'load_params', 'stage_parameters', 'overlay',
+           'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings', 'settings', 'data_root', 'pick_device']
 
 # %% ../nbs/00_config.ipynb #329d0073
 import configparser
@@ -290,6 +290,7 @@ class AdherenceSection(Section):
 # %% ../nbs/00_config.ipynb #7394fe36
 class MemorisationSection(Section):
     bootstrap: PositiveInt = Field(description="resamples behind each interval")
+    n_members: PositiveInt = Field(description="pairs trained on, and as many others, about which the membership attack is asked")
 
 # %% ../nbs/00_config.ipynb #e8022428
 class DownstreamSection(Section):
@@ -322,6 +323,13 @@ class AblationSection(Section):
     guidance_scale: float = Field(ge=1)
     num_inference_steps: PositiveInt
 
+class BiomarkersSection(Section):
+    "Disc, cup, vessels and lesions of generated photographs, measured by a small segmentation network."
+    n_patients: PositiveInt = Field(description="patients to simulate beside the data set, on whose two eyes the network is trained")
+    steps: PositiveInt = Field(description="training steps of the network, 8 photographs each")
+    n_images: PositiveInt = Field(description="prompts whose photographs, real and generated, are measured")
+    bootstrap: PositiveInt = Field(description="resamples behind each interval")
+
 # %% ../nbs/00_config.ipynb #65ee0cdf
 class SummarySection(Section):
     "The last stage only gathers: it has nothing to choose."
@@ -344,6 +352,7 @@ class Params(Section):
     downstream: DownstreamSection
     reader_study: ReaderStudySection
     ablation: AblationSection
+    biomarkers: BiomarkersSection
     summary: SummarySection
 
 STAGES = tuple(name for name in Params.model_fields if name != "base")
