@@ -1312,6 +1312,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'retinalogos/data/simulate.py'),
                                            'retinalogos.data.simulate.develop': ( 'data/simulate.html#develop',
                                                                                   'retinalogos/data/simulate.py'),
+                                           'retinalogos.data.simulate.draw_age_and_sex': ( 'data/simulate.html#draw_age_and_sex',
+                                                                                           'retinalogos/data/simulate.py'),
                                            'retinalogos.data.simulate.field_of_view': ( 'data/simulate.html#field_of_view',
                                                                                         'retinalogos/data/simulate.py'),
                                            'retinalogos.data.simulate.findings_of': ( 'data/simulate.html#findings_of',
