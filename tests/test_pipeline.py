@@ -29,7 +29,7 @@ TINY = {
     "sample": {"n_images": 20, "n_balanced": 20, "n_per_disease": 2, "strip_seeds": 1, "num_inference_steps": 2},
     "readers": {"steps": 5}, "fidelity": {"bootstrap": 5}, "adherence": {"bootstrap": 5}, "memorisation": {"bootstrap": 5},
     "downstream": {"n_real": 20, "n_synthetic": 20, "seeds": 3, "steps": 3}, "reader_study": {"n_images": 8},
-    "ablation": {"steps": 4, "n_images": 10, "num_inference_steps": 2},
+    "ablation": {"steps": 4, "n_images": 10, "seeds": 2, "num_inference_steps": 2}, "fairness": {"bootstrap": 5, "smallest_group": 5, "steps": 3},
 }
 
 
