@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GENERATOR', 'MODEL', 'SIMULATED', 'REAL', 'recorded_params', 'training_table', 'headline', 'evaluations',
-           'headline_text', 'origin_and_limits', 'model_card', 'dataset_card']
+           'headline_text', 'scorecard_text', 'origin_and_limits', 'model_card', 'dataset_card']
 
 # %% ../nbs/04_cards.ipynb #7df33404
 import json
@@ -14,6 +14,7 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from .analysis.intervals import interval_text
+from .analysis.report import scorecard_table
 from .analysis.summary import read_results
 from .config import UserError, read_yaml
 from .data.dataset import dataset_card as card_of_tables
@@ -55,6 +56,12 @@ def headline_text(root: Path) -> str:
     "Markdown table of the headline numbers."
     return pd.DataFrame([{"number": row["name"], "value": interval_text(row, 3), "n": row["n"]} for row in headline(root)]).to_markdown(index=False)
 
+# %% ../nbs/04_cards.ipynb #efdd2e2a
+def scorecard_text(root: Path) -> str:
+    "Markdown table of the scorecard; UserError where there is no report."
+    lines = read_results(root / "data/results", ("report",))["report"]["scorecard"]
+    return scorecard_table(lines)[["question", "measure", "found", "n", "held against", "checked", "verdict"]].to_markdown(index=False, disable_numparse=True)
+
 # %% ../nbs/04_cards.ipynb #65f8ac1d
 MODEL = """# RetinaLogos: colour fundus photographs from words
 
@@ -81,6 +88,11 @@ as photographs.
 95 % intervals in brackets, over photographs, or over seeds for the downstream classifiers. {features}
 
 {results}
+
+## Scorecard
+What was asked, what was found, what it is held against. Nothing that was not checked is left out.
+
+{scorecard}
 
 ## Limits
 {limits}
@@ -109,13 +121,15 @@ def model_card(root: Path) -> str:
                          tags=["retina", "fundus", "flow-matching", "medical"], model_name="RetinaLogos", eval_results=evaluations(root, "+".join(sources)))
     text = MODEL.format(architecture=shape["architecture"], layers=shape["num_layers"], width=shape["hidden_size"], side=shape["high_resolution"], origin=origin,
                         guidance=recorded_params(root, "sample")["guidance_scale"], pairs=results["purification"]["n"], kept=results["purification"]["kept"],
-                        backend=captions["backend"], style=captions["style"], training=training_table(root), results=headline_text(root), limits=limits,
+                        backend=captions["backend"], style=captions["style"], training=training_table(root), results=headline_text(root), limits=limits, scorecard=scorecard_text(root),
                         features=f"Extractor of FID: {results['fidelity']['extractor']}; compare rows, not papers.")
     return f"---\n{data.to_yaml()}\n---\n\n{text}"
 
 # %% ../nbs/04_cards.ipynb #8edd84c6
 def dataset_card(root: Path) -> str:
-    "Text of the card of `data/dataset`: the one that was written with it, or counted now; UserError when there is no data set."
+    "Text of the card of `data/dataset`: the one that was written with it, or counted now, with the scorecard of what was generated from it; UserError when there is no data set."
     folder = root / "data/dataset"
     written = folder / "README.md"
-    return written.read_text(encoding="utf-8") if written.is_file() else card_of_tables(load_records(folder), load_rejects(folder))
+    text = written.read_text(encoding="utf-8") if written.is_file() else card_of_tables(load_records(folder), load_rejects(folder))
+    if not (root / "data/results/report.json").is_file(): return text
+    return f"{text.rstrip()}\n\n## What was generated from it\nThe scorecard of the generator that was trained on it.\n\n{scorecard_text(root)}\n"

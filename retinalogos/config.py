@@ -8,8 +8,9 @@ __all__ = ['Fraction', 'SOURCES', 'SourceNames', 'STAGES', 'SETTING_NAMES', 'Use
            'DatasetSection', 'CaptionsSection', 'EncodersSection', 'FlowSection', 'PretrainSection', 'FinetuneSection',
            'PurifySection', 'SampleSection', 'ReadersSection', 'FidelitySection', 'AdherenceSection',
            'MemorisationSection', 'DownstreamSection', 'ReaderStudySection', 'AblationSection', 'BiomarkersSection',
-           'SummarySection', 'Params', 'read_yaml', 'check_params', 'load_params', 'stage_parameters', 'overlay',
-           'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings', 'settings', 'data_root', 'pick_device']
+           'FairnessSection', 'SummarySection', 'Params', 'read_yaml', 'check_params', 'load_params',
+           'stage_parameters', 'overlay', 'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings',
+           'settings', 'data_root', 'pick_device']
 
 # %% ../nbs/00_config.ipynb #329d0073
 import configparser
@@ -315,11 +316,13 @@ class ReaderStudySection(Section):
 # %% ../nbs/00_config.ipynb #4e97cf16
 class AblationSection(Section):
     "The paper's ablation rows, each a short training run."
-    steps: PositiveInt = Field(description="training steps of each row")
+    steps: PositiveInt = Field(description="training steps of each row, on from step 1, for each seed")
     batch_size: PositiveInt
     lr: PositiveFloat
     optimizer: Literal["adamw", "muon"]
-    n_images: PositiveInt = Field(description="images sampled for each row")
+    n_images: PositiveInt = Field(description="images sampled for each row and seed")
+    seeds: PositiveInt = Field(description="repetitions of every row")
+    adapter_rank: PositiveInt = Field(description="rank of the LoRA row")
     guidance_scale: float = Field(ge=1)
     num_inference_steps: PositiveInt
 
@@ -330,9 +333,16 @@ class BiomarkersSection(Section):
     n_images: PositiveInt = Field(description="prompts whose photographs, real and generated, are measured")
     bootstrap: PositiveInt = Field(description="resamples behind each interval")
 
+# %% ../nbs/00_config.ipynb #421f2cf4
+class FairnessSection(Section):
+    "Fidelity, adherence and use again, group by group."
+    bootstrap: PositiveInt = Field(description="resamples behind each interval; ten times as many shuffles behind each p value, at most")
+    smallest_group: PositiveInt = Field(description="photographs that a group must have to be measured")
+    steps: PositiveInt = Field(description="training steps of the classifier that sees generated photographs only")
+
 # %% ../nbs/00_config.ipynb #65ee0cdf
 class SummarySection(Section):
-    "The last stage only gathers: it has nothing to choose."
+    "The last stage only gathers and judges by stated rules: it has nothing to choose."
 
 # %% ../nbs/00_config.ipynb #25ee523e
 class Params(Section):
@@ -353,6 +363,7 @@ class Params(Section):
     reader_study: ReaderStudySection
     ablation: AblationSection
     biomarkers: BiomarkersSection
+    fairness: FairnessSection
     summary: SummarySection
 
 STAGES = tuple(name for name in Params.model_fields if name != "base")

@@ -29,7 +29,8 @@ TINY = {
     "sample": {"n_images": 20, "n_balanced": 20, "n_per_disease": 2, "n_counterfactual": 2, "strip_seeds": 1, "num_inference_steps": 2},
     "readers": {"steps": 5}, "fidelity": {"bootstrap": 5}, "adherence": {"bootstrap": 5}, "memorisation": {"bootstrap": 5, "n_members": 10},
     "downstream": {"n_real": 20, "n_synthetic": 20, "doses": [10], "seeds": 2, "steps": 2}, "reader_study": {"n_images": 8},
-    "ablation": {"steps": 4, "n_images": 10, "num_inference_steps": 2}, "biomarkers": {"n_patients": 4, "steps": 3, "n_images": 10, "bootstrap": 5},
+    "ablation": {"steps": 4, "n_images": 10, "seeds": 2, "num_inference_steps": 2},
+    "biomarkers": {"n_patients": 4, "steps": 3, "n_images": 10, "bootstrap": 5}, "fairness": {"bootstrap": 5, "smallest_group": 5, "steps": 3},
 }
 
 

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['UNDER_VESSELS', 'BLOOD', 'JPEG_FREQUENCY', 'JPEG_QUALITY', 'MASKS', 'MASK_LEVEL', 'TORTUOUS', 'TESSELLATED', 'PARTS',
-           'Ink', 'lay', 'cloud_lens', 'paint_picture', 'field_of_view', 'illuminate', 'stray_light', 'degrade',
-           'develop', 'compress', 'photograph', 'SimulatedEye', 'masks_of', 'findings_of', 'signs_of', 'record_of',
-           'draw_eye', 'simulate_eye', 'simulate_patient', 'simulate_batch', 'simulate_patients', 'run_ahead']
+           'SEXES', 'HEALTHY_AGE', 'DISEASE_AGES', 'Ink', 'lay', 'cloud_lens', 'paint_picture', 'field_of_view',
+           'illuminate', 'stray_light', 'degrade', 'develop', 'compress', 'photograph', 'SimulatedEye', 'masks_of',
+           'findings_of', 'signs_of', 'record_of', 'draw_eye', 'simulate_eye', 'draw_age_and_sex', 'simulate_patient',
+           'simulate_batch', 'simulate_patients', 'run_ahead']
 
 # %% ../../nbs/data/04_simulate.ipynb #a4435f7c
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -169,6 +170,8 @@ class SimulatedEye:
     record: EyeRecord
     findings: Findings
     masks: dict[str, np.ndarray]  # bool [S, S]: MASKS
+    age: int | None = None  # [years] of the patient
+    sex: str | None = None  # of the patient: SEXES
 
 # %% ../../nbs/data/04_simulate.ipynb #dbbdcb57
 MASKS = ("disc", "cup", "fovea", "vessels", "arteries", "veins", "peripapillary_atrophy", "field_of_view", *LESIONS, "flame_haemorrhages")
@@ -237,6 +240,21 @@ def simulate_eye(rng: Generator, patient: Patient, plan: Plan, render_size: int 
     """The eye of a plan, all of it from one generator; what it shows doesn't depend on `render_size` (pixels)."""
     return draw_eye(dict.fromkeys(PARTS, rng), patient, plan, draw_geometry(rng, patient, plan), render_size)
 
+# %% ../../nbs/data/04_simulate.ipynb #2072a69a
+SEXES = ("female", "male")
+HEALTHY_AGE = (48, 16)  # mean and standard deviation in years, like those of the diseases; cut at 18 and 95
+DISEASE_AGES = {
+    "diabetic_retinopathy": (58, 11), "glaucoma": (63, 12), "age_related_macular_degeneration": (74, 8), "neovascular_age_related_macular_degeneration": (77, 8),
+    "pathological_myopia": (46, 14), "macular_hole": (66, 8), "crystalline_dystrophy": (36, 12), "hypertensive_retinopathy": (57, 12),
+    "branch_retinal_vein_occlusion": (66, 11), "central_retinal_vein_occlusion": (67, 12), "cataract": (70, 9),
+}
+
+
+def draw_age_and_sex(rng: Generator, diseases: Iterable[str]) -> tuple[int, str]:
+    """Age [years, 18 to 95] and sex of a patient with these `records.DISEASES` in either eye."""
+    mean, spread = max((DISEASE_AGES[name] for name in diseases), default=HEALTHY_AGE)
+    return int(np.clip(round(rng.normal(mean, spread)), 18, 95)), SEXES[int(rng.integers(2))]
+
 # %% ../../nbs/data/04_simulate.ipynb #d1d80f10
 def simulate_patient(seed, render_size: int = 256, cameras: str = "many") -> list[SimulatedEye]:
     """The two eyes (OD, OS) of the patient of a `seed` (an int, or a sequence of ints); `cameras` "one" is the plain one for all patients."""
@@ -247,7 +265,8 @@ def simulate_patient(seed, render_size: int = 256, cameras: str = "many") -> lis
     for side, eye in enumerate(("OD", "OS")):
         rng = default_rng([*key, 1 + side])
         eyes.append(simulate_eye(rng, patient, draw_plan(rng, patient, eye), render_size))
-    return eyes
+    age, sex = draw_age_and_sex(default_rng([*key, 3]), {name for eye in eyes for name in eye.record.disease_labels})
+    return [replace(eye, age=age, sex=sex) for eye in eyes]
 
 # %% ../../nbs/data/04_simulate.ipynb #e52f8f21
 def simulate_batch(first: int, last: int, seed: int, render_size: int) -> list[list[SimulatedEye]]:
