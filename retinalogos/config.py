@@ -195,7 +195,7 @@ class EncodersSection(Section):
     vae_lr: PositiveFloat
     pretrained_text_encoder: str | None = Field(description="hub name or folder of a text encoder; null trains a small one")
     vocab_size: PositiveInt = Field(description="tokens in the vocabulary learnt from the captions")
-    max_tokens: PositiveInt = Field(description="longest prompt, in tokens, in training and in sampling alike")
+    max_tokens: PositiveInt = Field(description="longest caption, in tokens, from which the text encoder and CLIP trained here learn; the generator reads 256 whatever encoder it has")
     text_dim: PositiveInt
     text_layers: PositiveInt
     text_heads: PositiveInt
@@ -269,6 +269,7 @@ class SampleSection(Section):
     num_inference_steps: PositiveInt
     solver: Literal["euler", "midpoint", "heun", "adams_bashforth"] = Field(description="midpoint and heun ask the network twice a step")
     batch_size: PositiveInt
+    mixed_precision: Literal["no", "bf16"] = Field(description="bf16: weights of that type on a GPU; a CPU draws in float32")
     strip_seeds: PositiveInt = Field(description="seeds, one row each, in the DR 0 to 4 strips")
 
 # %% ../nbs/00_config.ipynb #a667aab0

@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['BUILD_ONLY', 'find_notebook', 'parameters_cell', 'notebook_parameters', 'check_parameters', 'imported_modules',
            'notebook_source', 'code_dependencies', 'stage_environment', 'kernel_manager', 'tree_memory', 'measured',
-           'settle_lines', 'tidy_outputs', 'execute', 'explain', 'StageFailed', 'run_stage', 'main']
+           'settle_lines', 'tidy_outputs', 'stoppable', 'execute', 'explain', 'StageFailed', 'StageStopped',
+           'run_stage', 'main']
 
 # %% ../nbs/01_stage.ipynb #bf74c126
 import argparse
 import ast
 import os
 import re
+import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -172,16 +174,60 @@ def tidy_outputs(notebook):
             if output.output_type == "stream":
                 output.text = settle_lines(output.text)
 
+# %% ../nbs/01_stage.ipynb #8b0c4b6c
+def _end_all():
+    "Kill every process below this one and end with status 130, at once."
+    import psutil
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    os._exit(130)
+
+
+@contextmanager
+def stoppable(patience=120):
+    """While the block runs, Ctrl-C and SIGTERM interrupt the kernel; a second one, or `patience` seconds without an end, ends all processes.
+
+    Yields a list that holds the signal's name once it came. Without a kernel to interrupt, KeyboardInterrupt is raised.
+    """
+    import psutil
+    asked, timer = [], threading.Timer(patience, _end_all)
+    timer.daemon = True
+
+    def note(number, frame):
+        if asked:
+            _end_all()
+        asked.append(signal.Signals(number).name)
+        timer.start()
+        kernels = psutil.Process().children()
+        for kernel in kernels:
+            with suppress(psutil.NoSuchProcess):
+                kernel.send_signal(signal.SIGINT)
+        if not kernels:
+            raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    try:
+        yield asked
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 # %% ../nbs/01_stage.ipynb #960400d2
-def execute(notebook: Path, executed: Path, parameters: dict, cwd: Path):
-    "Run `notebook` into `executed` with `parameters`; papermill's PapermillExecutionError if a cell fails."
+def execute(notebook: Path, executed: Path, parameters: dict, cwd: Path, asked=()):
+    "Run `notebook` into `executed` with `parameters` unless `asked` to stop; papermill's PapermillExecutionError if a cell fails."
+    def between_cells(cell, cell_index):  # where a kernel ignores the signal
+        if asked:
+            raise StageStopped
+
     import nbformat
     from papermill import execute_notebook
     with TemporaryDirectory(prefix="retinalogos-") as folder:
         raw = Path(folder) / notebook.name
         try:
             execute_notebook(notebook, raw, parameters, cwd=cwd, kernel_name="python3", language="python",
-                             kernel_manager_class=kernel_manager(folder), progress_bar=False,
+                             kernel_manager_class=kernel_manager(folder), progress_bar=False, on_cell_start=between_cells,
                              stdout_file=sys.stdout, stderr_file=sys.stderr)
         finally:
             if raw.exists():
@@ -204,6 +250,9 @@ def explain(error, executed: Path, lines=12) -> str:
 class StageFailed(RuntimeError):
     "A cell of the stage's notebook raised; the message says what."
 
+class StageStopped(RuntimeError):
+    "Ctrl-C or SIGTERM ended the stage."
+
 def run_stage(stage: str, root: str | Path | None = None) -> dict:
     """Check the parameters of `stage`, run its notebook from `root` and note what it cost.
 
@@ -213,6 +262,7 @@ def run_stage(stage: str, root: str | Path | None = None) -> dict:
     ------
     UserError : unknown stage, faulty params.yaml, parameters that do not match (nothing was run)
     StageFailed : a cell raised
+    StageStopped : Ctrl-C or SIGTERM
     """
     root = Path(root) if root else project_root()
     notebook, parameters = find_notebook(stage, root), stage_parameters(stage, load_params(root / "params.yaml"))
@@ -222,10 +272,14 @@ def run_stage(stage: str, root: str | Path | None = None) -> dict:
     print(f"== {stage}: started ({notebook.relative_to(root)})", flush=True)
     from papermill.exceptions import PapermillExecutionError
     from nbclient.exceptions import DeadKernelError
-    with measured() as cost:
+    with stoppable() as asked, measured() as cost:
         try:
-            execute(notebook, executed, parameters, root)
-        except (PapermillExecutionError, DeadKernelError) as error:
+            execute(notebook, executed, parameters, root, asked)
+        except Exception as error:
+            if asked:
+                raise StageStopped(f"stage {stage}: stopped ({asked[0]})") from None
+            if not isinstance(error, (PapermillExecutionError, DeadKernelError)):
+                raise
             raise StageFailed(f"stage {stage}: {explain(error, executed)}") from None
     found = {"stage": stage} | cost
     if not rank:
@@ -240,6 +294,9 @@ def main(argv=None) -> int:
     parser.add_argument("stage", metavar="NAME", help=", ".join(STAGES))
     try:
         run_stage(parser.parse_args(argv).stage)
+    except (StageStopped, KeyboardInterrupt) as stopped:
+        print(stopped or "stopped", file=sys.stderr)
+        return 130
     except (UserError, StageFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, StageFailed) else 2

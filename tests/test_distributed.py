@@ -22,6 +22,9 @@ written, process = [], PartialState(cpu=True)
 sys.addaudithook(lambda event, given: event == "os.rename" and str(given[1]).startswith(folder) and written.append(os.path.basename(given[1])))
 if sharded: PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # accelerate shards on GPUs only, torch anywhere
 
+from retinalogos.training.cache import fill
+made = fill(f"{os.path.dirname(folder)}/cache-{sys.argv[2]}", [(lambda k=k: {"number": str(k)}, lambda k=k: {"x": torch.full((2,), k)}) for k in range(3)], progress=False)
+
 from retinalogos.training.trainer import FlowData, TrainSettings, build_transformer, initialise, train_flow
 random = torch.Generator().manual_seed(0)
 data = FlowData(torch.randn(12, 4, 8, 8, generator=random), torch.randn(12, 8, 16, generator=random), torch.ones(12, 8, dtype=torch.long),
@@ -42,7 +45,7 @@ transformer, losses = train()
 weights = [float(p.detach().norm()) for p in transformer.parameters()]
 with open(f"{folder}/../{os.path.basename(folder)}-{process.process_index}.json", "w") as file:
     json.dump({"kind": str(PartialState().distributed_type), "losses": losses.loss.tolist(), "held_out": losses.validation_loss.dropna().tolist(),
-               "weights": weights, "written": written}, file)
+               "weights": weights, "written": written, "made": made}, file)
 """
 
 
@@ -74,3 +77,4 @@ def test_two_processes_train_as_one(tmp_path):
             for what in ("losses", "held_out", "weights"):
                 assert process[what] == pytest.approx(alone[what], abs=1e-4), (kind, what)
         assert set(first["written"]) == {"state.pt"} and second["written"] == []
+        assert (first["made"], second["made"], alone["made"]) == (2, 1, 3) and len(list((tmp_path / f"cache-{kind}").iterdir())) == 3, "each encodes its share"

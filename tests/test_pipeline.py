@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from retinalogos.config import STAGES, overlay, read_yaml
-from retinalogos.stage import run_stage
+from retinalogos.stage import StageFailed, run_stage
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT.parent / "shared/realdata/odir_256"
@@ -120,12 +120,12 @@ def test_samples_keep_prompt_seed_and_target(finished):
         pd.read_parquet(finished / "data/purified/scores.parquet").image_id), "no prompt comes from a training photograph"
 
 
-@pytest.mark.parametrize("checkpoint, side", [("pretrain", 32), ("finetune", 64)])
-def test_plain_diffusers_opens_the_checkpoint(finished, checkpoint, side):
+def test_plain_diffusers_opens_the_checkpoints(finished):
     code = ("import sys\nfrom diffusers import DiffusionPipeline\n"
-            f"pipeline = DiffusionPipeline.from_pretrained('data/checkpoints/{checkpoint}')\n"
-            "image = pipeline('left eye, severe non-proliferative diabetic retinopathy', num_inference_steps=2).images[0]\n"
-            f"assert image.size == ({side}, {side}), image.size\nassert not any(m.startswith('retinalogos') for m in sys.modules)")
+            "for checkpoint, side in (('pretrain', 32), ('finetune', 64)):\n"
+            "    pipeline = DiffusionPipeline.from_pretrained(f'data/checkpoints/{checkpoint}')\n"
+            "    image = pipeline('left eye, severe non-proliferative diabetic retinopathy', num_inference_steps=2).images[0]\n"
+            "    assert image.size == (side, side), image.size\nassert not any(m.startswith('retinalogos') for m in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=finished, text=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -138,6 +138,7 @@ def test_a_killed_training_ends_with_the_same_weights(finished, tmp_path):
     project = tmp_path / "killed"
     shutil.copytree(finished, project)
     expected, state = weights(finished), project / "data/run/pretrain.pt"
+    encoded = {file: file.stat().st_ino for file in (project / "data/run/latents").rglob("*.safetensors")}
     shutil.rmtree(project / "data/checkpoints")
     process = subprocess.Popen([sys.executable, "-m", "retinalogos.stage", "pretrain"], cwd=project, start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -149,6 +150,18 @@ def test_a_killed_training_ends_with_the_same_weights(finished, tmp_path):
     assert state.exists() and not (project / "data/checkpoints/pretrain").exists(), "killed before the first state or after the end"
     run_stage("pretrain", project)
     assert weights(project) == expected and not state.exists()
+    assert len(encoded) >= 6 and encoded == {file: file.stat().st_ino for file in encoded}, "latents and text embeddings are made once"
+
+
+def test_nothing_left_by_purification_is_told(finished, tmp_path):
+    project = tmp_path / "nothing"
+    shutil.copytree(finished, project)
+    scores = project / "data/purified/scores.parquet"
+    pd.read_parquet(scores).assign(kept=False).to_parquet(scores)
+    before = weights(project, "finetune")
+    with pytest.raises(StageFailed, match="purification kept none of .* pairs: lower purify.rule_threshold or purify.clip_quantile"):
+        run_stage("finetune", project)
+    assert weights(project, "finetune") == before
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real photographs on this machine")

@@ -151,15 +151,16 @@ def test_what_it_prints_is_seen_while_it_runs(project):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopping_it_stops_the_kernel(project, how):
-    write(project, "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(120)")
+    write(project, "import os, time\ntry:\n    print(os.getpid(), flush=True)\n    time.sleep(120)\nfinally:\n    open('tidied', 'w')", "open('ran', 'w')")
     process = start(project)
     kernel = psutil.Process(next(int(line) for line in process.stdout if line.strip().isdigit()))
     process.send_signal(how)
-    process.communicate(timeout=30)
-    assert process.returncode != 0
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (-how if how == signal.SIGKILL else 130), err
+    assert how == signal.SIGKILL or (project / "tidied").exists() and err == f"stage purify: stopped ({how.name})\n"
     psutil.wait_procs([kernel], timeout=20)
     assert not kernel.is_running(), "the work goes on without anybody"
-    assert not (project / "data/run/purify.json").exists()
+    assert not (project / "data/run/purify.json").exists() and not (project / "ran").exists()
 
 
 def test_progress_bars_do_not_flood(project):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'SIDES', 'MUON_LR', 'build_transformer', 'architecture_of', 'initialise', 'rotary_positions',
-           'predict_velocity', 'transfer', 'load_transformer', 'checkpoint_blocks', 'add_adapters', 'FlowData',
-           'mirror_caption', 'encode_pairs', 'load_pairs', 'epoch_order', 'batch_rows', 'make_batch', 'learning_rate',
-           'save_state', 'load_state', 'validation_loss', 'stop_requests', 'TrainSettings', 'make_optimizers', 'whole',
-           'spread', 'Run', 'train_flow', 'check_tracker', 'draw_losses']
+           'predict_velocity', 'transfer', 'load_transformer', 'checkpoint_blocks', 'step_flops', 'add_adapters',
+           'FlowData', 'mirror_caption', 'encode_pairs', 'choose_rows', 'load_pairs', 'epoch_order', 'batch_rows',
+           'make_batch', 'learning_rate', 'save_state', 'load_state', 'validation_loss', 'stop_requests',
+           'TrainSettings', 'make_optimizers', 'whole', 'spread', 'Run', 'train_flow', 'check_tracker', 'draw_losses']
 
 # %% ../../nbs/training/02_trainer.ipynb #8762ee94
 import hashlib
@@ -25,22 +25,23 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
 from diffusers import Lumina2Transformer2DModel, LuminaNextDiT2DModel
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from diffusers.training_utils import EMAModel
-from peft import LoraConfig
-from peft.tuners.lora import LoraModel
 from torch.distributed.tensor import distribute_tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from ..config import UserError
-from ..data.dataset import load_images
 from ..data.figures import PALETTE
-from .encoders import encode_images, encode_prompts, open_model
+from .cache import stored_pairs
+from .encoders import encode_images, encode_prompts, open_model, warn_cut
 from .flow import flow_loss, interpolate, rope_factors, sample_timesteps
 
 # %% ../../nbs/training/02_trainer.ipynb #fa0f1ae4
@@ -129,12 +130,28 @@ def checkpoint_blocks(transformer):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     return transformer
 
+# %% ../../nbs/training/02_trainer.ipynb #ccc87c27
+def step_flops(transformer, text_tokens, batch_size=1) -> int:
+    """Floating-point operations of a training step of `transformer` (without checkpointed blocks), optimizer left out.
+
+    `text_tokens` is the length of the captions, padding included. On the device "meta" nothing is computed to count; lumina2 has to be on another.
+    """
+    config, device = transformer.config, transformer.device
+    latents = torch.zeros(batch_size, config.in_channels, config.sample_size, config.sample_size, device=device)
+    text = torch.zeros(batch_size, text_tokens, config.get("cross_attention_dim") or config.cap_feat_dim, device=device)
+    mask, t = torch.ones(batch_size, text_tokens, dtype=torch.long, device=device), torch.zeros(batch_size, device=device)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernels compute the attention of the backward pass twice
+        predict_velocity(transformer, latents, t, text, mask).sum().backward()
+    return counter.get_total_flops()
+
 # %% ../../nbs/training/02_trainer.ipynb #ae73a4ab
 def add_adapters(transformer, kind, rank, seed):
     """Freeze `transformer` and put adapters on the matrices of its blocks, in place: `kind` is 'lora' or 'dora'.
 
     Returns peft's `LoraModel`, whose `merge_and_unload()` gives the transformer back with the adapters added into its weights.
     """
+    from peft import LoraConfig  # takes a second to import, and few runs need it
+    from peft.tuners.lora import LoraModel
     matrices = [name for name, module in transformer.named_modules()
                 if isinstance(module, torch.nn.Linear) and name.startswith("layers.") and "norm" not in name]
     with torch.random.fork_rng(devices=[]):
@@ -154,6 +171,15 @@ class FlowData:
 
     def __len__(self):
         return len(self.latents)
+
+    @property
+    def shapes(self):
+        "Shape of one row's latents and of its text embedding."
+        return tuple(self.latents.shape[1:]), tuple(self.embeddings.shape[1:])
+
+    def rows(self, index):
+        "Latents, embeddings and mask of the rows `index`."
+        return self.latents[index], self.embeddings[index], self.mask[index]
 
     def fingerprint(self):
         "Hash of the content, to tell whether a saved state belongs to these data."
@@ -176,35 +202,49 @@ def mirror_caption(caption):
     return re.sub(r"\b(1[0-2]|[1-9])(?= o'clock)", lambda hour: str(12 - int(hour[1]) or 12), turned)
 
 # %% ../../nbs/training/02_trainer.ipynb #e77ef809
-def encode_pairs(images, captions, autoencoder, tokenizer, text_encoder, max_tokens=256, architecture="lumina_next", progress=True):
+def encode_pairs(images, captions, autoencoder, tokenizer, text_encoder, architecture="lumina_next", progress=True):
     "`FlowData` of uint8 images `[N, H, W, 3]` and as many captions, for a transformer of `architecture`."
-    embeddings, mask, too_long = encode_prompts(tokenizer, text_encoder, [*captions, ""], max_tokens, architecture=architecture, progress=progress)
-    if too_long:
-        print(f"warning: {too_long} of {len(captions)} captions are longer than {max_tokens} tokens and were cut: "
-              "the generator never reads their ends. Write shorter ones (captions.style, captions.max_words)")
+    embeddings, mask, too_long = encode_prompts(tokenizer, text_encoder, [*captions, ""], architecture=architecture, progress=progress)
+    warn_cut(too_long, len(captions), "captions")
     return FlowData(encode_images(autoencoder, images, progress=progress), embeddings[:-1], mask[:-1], embeddings[-1:], mask[-1:])
 
 
-def load_pairs(data, split, resolution, encoders, image_ids=None, architecture="lumina_next", mirror=False, progress=True):
-    """`FlowData` of a split of the data set and its captions under the folder `data`.
+def choose_rows(ids, image_ids):
+    "Places in `ids` of the `image_ids`, in the order of `ids`; None takes all. UserError when nothing is left, ValueError for an id that is not there."
+    if image_ids is None:
+        return None
+    if not len(image_ids):
+        raise UserError("purification kept no pair, so there is nothing to train on: lower purify.rule_threshold, purify.llm_threshold "
+                        "or purify.clip_quantile, or look at the reasons in data/purified/scores.parquet")
+    wanted = set(image_ids)
+    chosen = [row for row, image_id in enumerate(ids) if image_id in wanted]
+    if len(chosen) != len(wanted):
+        raise ValueError(f"{len(wanted) - len(chosen)} of the image ids are not in the data set")
+    return chosen
+
+
+def load_pairs(data, split, resolution, encoders, image_ids=None, architecture="lumina_next", mirror=False, mixed_precision="no", progress=True):
+    """`StoredPairs` of a split of the data set and its captions under the folder `data`, encoded in `data/run/latents` unless they are there.
 
     Parameters
     ----------
     resolution : "low" or "high". encoders : what `encoders.load_encoders` gives. image_ids : only these; None takes all.
     mirror : add the mirror image of each photograph, with its caption turned as well.
+    mixed_precision : of the training; "bf16" keeps text embeddings in half the space.
 
     Raises UserError when nothing is left.
     """
-    if image_ids is not None and not len(image_ids):
-        raise UserError("purification kept no pair, so there is nothing to train on: lower purify.rule_threshold, purify.llm_threshold "
-                        "or purify.clip_quantile, or look at the reasons in data/purified/scores.parquet")
-    ids, images = load_images(f"{data}/dataset", split, resolution, image_ids)
-    if not ids:
+    shards = sorted(Path(data, "dataset/images").glob(f"{split}-*.parquet"))
+    if not shards:
         raise UserError(f"{data}/dataset has no photograph in the {split} split: lower val_fraction and test_fraction, or add photographs")
-    captions = pd.read_parquet(f"{data}/captions/captions.parquet").set_index("image_id")["caption"][ids].tolist()
-    if mirror:
-        images, captions = np.concatenate([images, images[:, :, ::-1]]), captions + [mirror_caption(caption) for caption in captions]
-    return encode_pairs(images, captions, *encoders, architecture=architecture, progress=progress)
+    ids = [pq.read_table(shard, columns=["image_id"])["image_id"].to_pylist() for shard in shards]
+    chosen, captions = choose_rows(sum(ids, []), image_ids), pd.read_parquet(f"{data}/captions/captions.parquet").set_index("image_id")["caption"]
+    texts = [captions[part].tolist() for part in ids]
+    turned = [[mirror_caption(caption) for caption in part] for part in texts] if mirror else None
+    pairs, cut = stored_pairs(f"{data}/run/latents", shards, texts, resolution, encoders, chosen, architecture, turned,
+                              torch.bfloat16 if mixed_precision == "bf16" else torch.float32, progress)
+    warn_cut(cut, sum(map(len, texts)) * (1 + mirror), "captions")
+    return pairs
 
 # %% ../../nbs/training/02_trainer.ipynb #c35f980e
 @lru_cache(maxsize=4)
@@ -223,12 +263,12 @@ def make_batch(data, batch_size, seed, step, timestep_sampling="uniform", captio
     "The global batch of a step: (data latents, noise, times, embeddings, mask)."
     rows = batch_rows(len(data), batch_size, seed, step)
     generator = torch.Generator().manual_seed(hash((seed, step)) % 2**63)
-    latents = data.latents[rows]
+    latents, embeddings, mask = data.rows(rows)
     noise = torch.randn(latents.shape, generator=generator)
     t = sample_timesteps(batch_size, timestep_sampling, time_shift, generator)
     dropped = torch.rand(batch_size, generator=generator) < caption_dropout
-    embeddings = torch.where(dropped[:, None, None], data.empty, data.embeddings[rows])
-    mask = torch.where(dropped[:, None], data.empty_mask, data.mask[rows])
+    embeddings = torch.where(dropped[:, None, None], data.empty, embeddings)
+    mask = torch.where(dropped[:, None], data.empty_mask, mask)
     return latents, noise, t, embeddings, mask
 
 # %% ../../nbs/training/02_trainer.ipynb #4b449799
@@ -274,8 +314,8 @@ def validation_loss(transformer, data, seed, batch_size=64):
     device, total = next(transformer.parameters()).device, 0.0
     for step in range(math.ceil(len(data) / batch_size)):
         generator = torch.Generator().manual_seed(hash((seed, step)) % 2**63)
-        part = slice(step * batch_size, (step + 1) * batch_size)
-        latents, embeddings, mask = (x[part].to(device) for x in (data.latents, data.embeddings, data.mask))
+        index = torch.arange(step * batch_size, min((step + 1) * batch_size, len(data)))
+        latents, embeddings, mask = (x.to(device) for x in data.rows(index))
         noise = torch.randn(latents.shape, generator=generator).to(device)
         t = torch.linspace(0.01, 0.99, len(latents)).to(device)
         predicted = predict_velocity(transformer, interpolate(noise, latents, t), t, embeddings, mask)
