@@ -68,6 +68,16 @@ def test_the_summary_has_the_promised_names(finished):
     assert set(summary["run"]) == {"seconds", "peak_memory_gb", "cores"}
 
 
+def test_fidelity_has_every_metric_for_every_row_and_disease(finished):
+    fidelity = json.loads((finished / "data/results/fidelity.json").read_text())
+    for metric in ("kid", "precision", "recall", "density", "coverage", "cmmd", "fd_reader", "fd_clip", "clip_score"):
+        assert set(fidelity[metric]) == {"floor", "untrained", "pretrain", "finetune"} and all(row["low"] is not None for row in fidelity[metric].values()), metric
+    assert len(fidelity["per_disease"]) == 12 and all({"n", "kid", "coverage", "floor"} <= set(scores) for scores in fidelity["per_disease"].values())
+    assert all(scores["kid"]["value"] is None for scores in fidelity["per_disease"].values() if min(scores["n"], scores["n_reference"]) < 8)
+    behaviour = pd.read_csv(finished / "data/results/metric_behaviour.csv")
+    assert {"none", "noise", "blur", "repetition"} <= set(behaviour.damage) and behaviour.value.notna().all()
+
+
 def tiny_language_model(folder):
     """An untaught causal language model over whole words, saved as the hub would hold it."""
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "yes": 2, "no": 3, "left": 4, "right": 5, "retinopathy": 6, "eye": 7}, unk_token="[UNK]"))
