@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from retinalogos.analysis.downstream import external_set
 from retinalogos.config import STAGES, overlay, read_yaml
 from retinalogos.stage import StageFailed, run_stage
 
@@ -183,4 +184,8 @@ def test_real_photographs_run_from_dataset_to_sample(tmp_path, monkeypatch):
     assert json.loads((project / "data/results/purification.json").read_text())["source"] == ["odir"]
     samples = pd.read_parquet(project / "data/samples/samples.parquet")
     assert (samples.checkpoint == "finetune").sum() > 20
-    assert set(pd.read_parquet(project / "data/dataset/records.parquet").source) == {"odir"}
+    records = pd.read_parquet(project / "data/dataset/records.parquet")
+    assert set(records.source) == {"odir"}
+    name, photographs, labels, patients = external_set(project / "data/dataset", ["simulated"], 0, seed=0, size=48)
+    assert name == "odir" and photographs.shape == (len(records), 48, 48, 3) and set(patients) == set(records.patient_id)
+    assert labels.index.is_unique and (labels.dr_grade >= 0).any() and set(labels.glaucoma) >= {0, 1}

@@ -384,7 +384,7 @@ def swap_test(truth, first: np.ndarray, second: np.ndarray, patients, draws: int
     right = [found.mean(axis=0).argmax(axis=1) == np.asarray(truth) for found in (first, second)]
     difference = pd.Series(right[1].astype(int) - right[0]).groupby(np.asarray(patients)).sum().to_numpy()
     difference = difference[difference != 0]
-    if len(difference) == 0:
+    if len(difference) < 2:
         return 1.0
     return float(stats.permutation_test((difference,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", n_resamples=draws,
                                         vectorized=True, rng=np.random.default_rng(seed)).pvalue)
