@@ -59,7 +59,8 @@ def load_checkpoint(folder, device="cpu", mixed_precision="no"):
     if not (Path(folder) / "model_index.json").is_file():
         raise UserError(f"no checkpoint in {folder}: run `make repro` first, or name a folder that holds model_index.json")
     shift = FlowMatchEulerDiscreteScheduler.from_pretrained(f"{folder}/scheduler").config.shift
-    return make_pipeline(load_transformer(f"{folder}/transformer"), load_encoders(folder), shift).to(device, sampling_type(device, mixed_precision))
+    pipeline, weights = make_pipeline(load_transformer(f"{folder}/transformer"), load_encoders(folder), shift).to(device), sampling_type(device, mixed_precision)
+    return pipeline if weights == pipeline.dtype else pipeline.to(weights)
 
 # %% ../../nbs/training/04_sample.ipynb #c9e90663
 def check_autoencoder(pipeline, encoders):
