@@ -158,11 +158,12 @@ def test_pages_fit_narrow_and_wide_windows(site, pages, browser):
             seen = json.loads(browser.value(SEEN))
             wrong += [(name, width, seen)] if seen["tooWide"] or seen["broken"] else []
         wrong += [(name, found) for found in complaints(browser.events)]
-    assert wrong == []
+    assert wrong == [], wrong
 
 
 @needs_browser
 def test_a_search_finds_and_the_theme_changes(site, browser):
+    """From a file, as here, without excerpts, which a browser fetches from a server only; so this comes after the look at the console."""
     opened(browser, site[0] / "search.html", "?q=guidance")
     browser.wait(lambda: browser.value("document.querySelectorAll('#search-results li a').length > 3"), 60)
     before = browser.value("getComputedStyle(document.body).backgroundColor")
