@@ -15,7 +15,7 @@ import pandas as pd
 from ..config import UserError
 
 # %% ../../nbs/analysis/08_summary.ipynb #09b7b305
-RESULTS = ("purification", "fidelity", "adherence", "memorisation", "downstream", "reader_study", "ablation", "fairness")
+RESULTS = ("purification", "fidelity", "adherence", "memorisation", "downstream", "reader_study", "ablation", "biomarkers", "fairness")
 """Results that the summary stands on: `data/results/<name>.json`."""
 
 
