@@ -32,6 +32,8 @@ from accelerate.tracking import get_available_trackers
 from diffusers import Lumina2Transformer2DModel, LuminaNextDiT2DModel
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from diffusers.training_utils import EMAModel
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
 from torch.distributed.tensor import distribute_tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -150,8 +152,6 @@ def add_adapters(transformer, kind, rank, seed):
 
     Returns peft's `LoraModel`, whose `merge_and_unload()` gives the transformer back with the adapters added into its weights.
     """
-    from peft import LoraConfig  # takes a second to import, and few runs need it
-    from peft.tuners.lora import LoraModel
     matrices = [name for name, module in transformer.named_modules()
                 if isinstance(module, torch.nn.Linear) and name.startswith("layers.") and "norm" not in name]
     with torch.random.fork_rng(devices=[]):
