@@ -188,4 +188,4 @@ def test_real_photographs_run_from_dataset_to_sample(tmp_path, monkeypatch):
     assert set(records.source) == {"odir"}
     name, photographs, labels, patients = external_set(project / "data/dataset", ["simulated"], 0, seed=0, size=48)
     assert name == "odir" and photographs.shape == (len(records), 48, 48, 3) and set(patients) == set(records.patient_id)
-    assert labels.index.is_unique and (labels.dr_grade >= 0).any() and set(labels.glaucoma) >= {0, 1}
+    assert labels.index.is_unique and (labels.dr_grade >= 0).any() and (labels.glaucoma >= 0).any()
