@@ -3,7 +3,6 @@
 Pages are the notebooks, and the guides (nbs/guides/*.md). Library notebooks and the index are shown with the outputs stored in them, stages as they were last executed
 (data/executed/), and results pages are run here, since they only read what the stages wrote. No network is needed.
 """
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -40,8 +39,6 @@ def page_cell(cell):
     if cell.cell_type == "code":
         cell.source = "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith("#|")).strip("\n")
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-        for shown in (o["data"] for o in cell.outputs if "text/markdown" in o.get("data", {})):  # Sphinx turns links in prose, not in what a cell printed
-            shown["text/markdown"] = re.sub(r"(\]\([\w./-]+)\.ipynb", r"\1.html", shown["text/markdown"])
         if "echo: false" in found:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "remove-input"]
     return cell if cell.source.strip() else None

@@ -8,6 +8,7 @@ copyright = author
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 
 nb_execution_mode = "off"  # stored outputs; results pages were run by build.py
+nb_render_markdown_format = "myst"  # what cells print is read as prose is: tables, links
 nb_ipywidgets_js = {}  # nothing is fetched by a page
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "deflist"]
