@@ -327,6 +327,7 @@ class AblationSection(Section):
     guidance_scale: float = Field(ge=1)
     num_inference_steps: PositiveInt
 
+# %% ../nbs/00_config.ipynb #b10markers
 class BiomarkersSection(Section):
     "Disc, cup, vessels and lesions of generated photographs, measured by a small segmentation network."
     n_patients: PositiveInt = Field(description="patients to simulate beside the data set, on whose two eyes the network is trained")

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
 from .intervals import as_interval, wilson_interval
+from .readers import area_under_curve
 from ..data.figures import PALETTE
 from ..data.records import EyeRecord
 
@@ -67,9 +68,7 @@ def fast_spearman(first, second) -> float:
 
 def fast_auc(truth, scores) -> float:
     """Area under the ROC curve of scores for truth 0 or 1; NaN where only one of them is there."""
-    ill = int(np.sum(truth))
-    if ill in (0, len(truth)): return np.nan
-    return float((rankdata(scores)[truth == 1].sum() - ill * (ill + 1) / 2) / (ill * (len(truth) - ill)))
+    return area_under_curve(truth, scores) if 0 < np.sum(truth) < len(truth) else np.nan
 
 # %% ../../nbs/analysis/15_fairness.ipynb #752558bd
 def kernel_matrix(features) -> np.ndarray:
