@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'SOURCES', 'SourceNames', 'STAGES', 'SETTING_NAMES', 'UserError', 'did_you_mean', 'project_root',
-           'atomic_path', 'stage_folder', 'write_json', 'write_table', 'Section', 'Base', 'known_sources',
-           'DatasetSection', 'CaptionsSection', 'EncodersSection', 'FlowSection', 'PretrainSection', 'FinetuneSection',
-           'PurifySection', 'SampleSection', 'ReadersSection', 'FidelitySection', 'AdherenceSection',
+           'atomic_path', 'remove_leftovers', 'stage_folder', 'write_json', 'write_table', 'Section', 'Base',
+           'known_sources', 'DatasetSection', 'CaptionsSection', 'EncodersSection', 'FlowSection', 'PretrainSection',
+           'FinetuneSection', 'PurifySection', 'SampleSection', 'ReadersSection', 'FidelitySection', 'AdherenceSection',
            'MemorisationSection', 'DownstreamSection', 'ReaderStudySection', 'AblationSection', 'BiomarkersSection',
            'FairnessSection', 'SummarySection', 'Params', 'read_yaml', 'check_params', 'load_params',
            'stage_parameters', 'overlay', 'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings',
@@ -14,10 +14,12 @@ __all__ = ['Fraction', 'SOURCES', 'SourceNames', 'STAGES', 'SETTING_NAMES', 'Use
 
 # %% ../nbs/00_config.ipynb #329d0073
 import configparser
+import errno
 import json
 import math
 import os
 import shutil
+import uuid
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -53,20 +55,97 @@ def project_root(start: str | Path | None = None) -> Path:
     raise UserError(f"{start}: no params.yaml here or in any folder above it; run inside the RetinaLogos repository")
 
 # %% ../nbs/00_config.ipynb #bb87c3c5
+def _flush(path: Path):
+    """Wait until the file, or the folder with all below it, is on the disk."""
+    for each in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        number = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # where folders cannot be flushed
+                raise
+        finally:
+            os.close(number)
+
+
+def _flush_name(folder: Path):
+    """Wait until the names in `folder` itself are on the disk."""
+    if hasattr(os, "O_DIRECTORY"):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        except OSError:  # some file systems cannot; the file itself is flushed
+            pass
+        finally:
+            os.close(number)
+
+
+def _lock(path: Path) -> int | None:
+    """The number of the open file or folder at `path`, locked for this process; None where another holds it."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        import fcntl
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # a system without such locks
+        pass
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(number)
+            return None
+    return number
+
+# %% ../nbs/00_config.ipynb #8d15c0f2
+@contextmanager
+def _beside(path: Path, folder: bool):
+    """Yield an empty, locked file or folder beside `path`, of a name that no process has; removed if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".part-{uuid.uuid4().hex[:12]}-{path.name}")
+    temporary.mkdir() if folder else temporary.touch()
+    number = _lock(temporary)
+    try:
+        yield temporary
+    finally:
+        if number is not None:
+            os.close(number)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_path(path: str | Path):
-    """Yield a temporary path beside `path` (same suffix), moved into place when the block ends well.
+    """Yield a temporary path beside `path` (same suffix), flushed and moved into place when the block ends well.
 
     When the block raises, the temporary file is removed and an earlier `path` stays as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
+    with _beside(path, folder=False) as temporary:
         yield temporary
+        _flush(temporary)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _flush_name(path.parent)
+
+# %% ../nbs/00_config.ipynb #b39f72d5
+def remove_leftovers(folder: str | Path, pattern: str = "*") -> int:
+    """Remove the temporary files and folders in `folder` that no living process holds; returns how many."""
+    removed = 0
+    for kind in (".part-", ".old-"):
+        for left in sorted(Path(folder).glob(kind + pattern)):
+            number = _lock(left) if not left.is_symlink() else -1
+            if number is None:
+                continue
+            if number >= 0:
+                os.close(number)
+            name = left.name.removeprefix(kind).partition("-")[2]
+            if kind == ".old-" and name and not left.with_name(name).exists():
+                os.replace(left, left.with_name(name))
+            elif left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+            removed += 1
+    return removed
 
 # %% ../nbs/00_config.ipynb #31218455
 @contextmanager
@@ -74,18 +153,21 @@ def stage_folder(path: str | Path):
     """Yield an empty temporary folder beside `path`, which takes the place of `path` when the block ends well.
 
     When the block raises, the temporary folder is removed and an earlier `path` stays as it was.
+    A link in the place of `path` is followed: the folder that it leads to is replaced.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (path.with_name(f".{kind}-{os.getpid()}-{path.name}") for kind in ("part", "old"))
-    new.mkdir()
-    try:
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    remove_leftovers(path.parent, f"*-{path.name}")
+    with _beside(path, folder=True) as new:
         yield new
+        _flush(new)
+        old = path.with_name(new.name.replace(".part-", ".old-", 1))
+        held = _lock(path) if path.is_dir() else None
         if path.exists():
             os.replace(path, old)
         os.replace(new, path)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+        _flush_name(path.parent)
+        if held is not None:
+            os.close(held)
         shutil.rmtree(old, ignore_errors=True)
 
 # %% ../nbs/00_config.ipynb #568907c2
@@ -183,6 +265,8 @@ class CaptionsSection(Section):
     prompt: str = Field(description="version of the question, see captions.prompts (not template)")
     max_words: PositiveInt | None = Field(description="longest caption; null takes the style's own limit (not template)")
     temperature: float = Field(ge=0, le=2, description="0 takes the likeliest word each time (not template)")
+    max_tokens: PositiveInt | None = Field(None, description="room for an answer, thoughts included; null: what the longest caption needs (not template)")
+    extra: dict = Field({}, description="further fields of each request, such as chat_template_kwargs: {enable_thinking: false} (openai only)")
     facts_model: str | None = Field(description="language model that reads what each caption states: hub name, folder, or openai:NAME for the server; null: the rules alone")
 
 # %% ../nbs/00_config.ipynb #1be71d63

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from retinalogos.analysis.downstream import external_set
 from retinalogos.config import STAGES, overlay, read_yaml
 from retinalogos.stage import StageFailed, run_stage
+from retinalogos.training.trainer import read_state
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT.parent / "shared/realdata/odir_256"
@@ -145,23 +146,54 @@ def weights(project, checkpoint="pretrain"):
     return (project / f"data/checkpoints/{checkpoint}/transformer/diffusion_pytorch_model.safetensors").read_bytes()
 
 
-def test_a_killed_training_ends_with_the_same_weights(finished, tmp_path):
-    project = tmp_path / "killed"
+def start_stage(stage, project):
+    return subprocess.Popen([sys.executable, "-m", "retinalogos.stage", stage], cwd=project, start_new_session=True, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def files(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("stage, blow", [("pretrain", signal.SIGKILL), ("pretrain", signal.SIGINT), ("finetune", signal.SIGKILL)])
+def test_a_stopped_training_goes_on_where_it_was(finished, tmp_path, stage, blow):
+    project = tmp_path / "stopped"
     shutil.copytree(finished, project)
-    expected, state = weights(finished), project / "data/run/pretrain.pt"
-    encoded = {file: file.stat().st_ino for file in (project / "data/run/latents").rglob("*.safetensors")}
-    shutil.rmtree(project / "data/checkpoints")
-    process = subprocess.Popen([sys.executable, "-m", "retinalogos.stage", "pretrain"], cwd=project, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    deadline = time.monotonic() + 120
+    checkpoint, state, latents = (project / "data" / name for name in (f"checkpoints/{stage}", f"run/{stage}.pt", "run/latents"))
+    shutil.rmtree(checkpoint)
+    encoded = {file: file.stat().st_ino for file in latents.rglob("*.safetensors")}
+    process, deadline = start_stage(stage, project), time.monotonic() + 120
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert state.exists() and not (project / "data/checkpoints/pretrain").exists(), "killed before the first state or after the end"
+    os.killpg(process.pid, blow)
+    process.communicate()
+    assert state.exists() and not checkpoint.exists(), "killed before the first state or after the end"
+    saved = read_state(state)["step"]
+    process = start_stage(stage, project)
+    printed, steps = process.communicate()[0], TINY[stage]["steps"]
+    assert process.returncode == 0 and 0 < saved < steps and f"going on at step {saved} of {steps}" in printed, printed[-2000:]
+    assert not state.exists() and not list(project.rglob(".part-*"))
+    losses = pd.read_csv(checkpoint / "losses.csv")
+    assert losses.step.tolist() == list(range(1, steps + 1))
+    assert len(encoded) >= 6 and encoded == {file: file.stat().st_ino for file in encoded}, "latents are made once"
+    assert files(checkpoint) == files(finished / "data/checkpoints" / stage)
+
+
+def test_the_same_bytes_from_an_empty_cache(finished, tmp_path):
+    project = tmp_path / "empty"
+    shutil.copytree(finished, project)
+    for folder in ("checkpoints/pretrain", "run/latents"):
+        shutil.rmtree(project / "data" / folder)
     run_stage("pretrain", project)
-    assert weights(project) == expected and not state.exists()
-    assert len(encoded) >= 6 and encoded == {file: file.stat().st_ino for file in encoded}, "latents and text embeddings are made once"
+    assert files(project / "data/checkpoints/pretrain") == files(finished / "data/checkpoints/pretrain")
+
+
+def test_the_same_data_have_one_name_in_every_process(finished):
+    code = ("from retinalogos.training.encoders import load_encoders\nfrom retinalogos.training.trainer import load_pairs\n"
+            "print(load_pairs('data', 'train', 'low', load_encoders('data/encoders'), progress=False).fingerprint())")
+    names = {subprocess.run([sys.executable, "-c", code], cwd=finished, text=True, capture_output=True, check=True,
+                            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(k)}).stdout for k in range(3)}
+    assert len(names) == 1 and names.pop().strip()
 
 
 def test_nothing_left_by_purification_is_told(finished, tmp_path):

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from .backends import Backend, Reply, TextPrompt, text_backend
 from .examine import Facts
-from .prompts import THOUGHTS, InvalidAnswer, json_objects, plain_text
+from .prompts import InvalidAnswer, json_objects, plain_text, without_thoughts
 from .run import ask_texts
 from ..config import Settings
 from ..data.records import LESIONS
@@ -56,7 +56,8 @@ def tidy(value, key: str = ""):
 
 def read_facts(reply: Reply) -> str:
     """The `Facts` in a model's reply, as JSON text; raises `InvalidAnswer` with the reason when there are none that are complete."""
-    found = next((one for one in json_objects(THOUGHTS.sub("", reply.text[:100_000])) if "eye" in one), None)
+    objects = [value for value, _ in json_objects(without_thoughts(reply.text)) if "eye" in value]
+    found = objects[-1] if objects else None
     if found is None: raise InvalidAnswer("it holds no complete JSON object with the keys asked for")
     try: facts = FACTS.validate_python({key: tidy(value, key) for key, value in found.items()})
     except ValidationError as error:

@@ -7,11 +7,12 @@ __all__ = ['SPECIAL_TOKENS', 'LUMINA2_PROMPT', 'PROMPT_TOKENS', 'AUTOENCODERS', 
            'build_autoencoder', 'principal_components', 'set_principal_components', 'latent_shift', 'encode_images',
            'decode_latents', 'psnr', 'reconstruction_loss', 'train_decoder', 'train_tokenizer', 'build_language_model',
            'train_language_model', 'pipeline_prompt', 'encode_prompts', 'warn_cut', 'build_clip', 'train_clip',
-           'clip_features_images', 'clip_features_texts', 'clip_scores', 'save_encoders', 'open_model',
-           'load_autoencoder', 'load_text_encoder', 'load_clip', 'load_encoders', 'make_autoencoder',
-           'make_text_encoder', 'make_clip']
+           'clip_features_images', 'clip_features_texts', 'clip_scores', 'seal', 'check_weights', 'save_tokenizer',
+           'save_encoders', 'open_model', 'load_autoencoder', 'load_text_encoder', 'load_clip', 'load_encoders',
+           'make_autoencoder', 'make_text_encoder', 'make_clip']
 
 # %% ../../nbs/training/00_encoders.ipynb #01b35b37
+import hashlib
 import json
 from pathlib import Path
 
@@ -333,19 +334,53 @@ def clip_scores(clip, images, texts):
     return 100 * np.maximum((clip_features_images(clip, images) * clip_features_texts(clip, texts)).sum(1), 0)
 
 # %% ../../nbs/training/00_encoders.ipynb #4e31bb51
+def seal(folder):
+    """Write `hashes.json` into each folder of weights at or below `folder`: SHA-256 of its safetensors files."""
+    for place in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
+        write_json(place / "hashes.json", _hashes(place))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.safetensors"))}
+
+
+def check_weights(what: str, model, name):
+    """UserError if weights of `model` are not finite, or are not those that `seal` saw in the folder `name`."""
+    for key, weight in model.state_dict().items():
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise UserError(f"{what}: {name} holds numbers that are not finite, in {key}: make or fetch it anew")
+    sealed = Path(name, "hashes.json")
+    if sealed.is_file() and json.loads(sealed.read_text(encoding="utf-8")) != _hashes(Path(name)):
+        raise UserError(f"{what}: the weights in {name} are not those that were written there (hashes.json): "
+                        "the file is damaged or was exchanged. Make or fetch it anew")
+
+
+def save_tokenizer(tokenizer, folder):
+    """Write `tokenizer` to `folder`, without the padding and truncation of whoever used it last."""
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
+
+
 def save_encoders(folder, autoencoder, tokenizer, text_encoder, clip, clip_tokenizer=None):
-    "Write the four encoders under `folder`."
+    """Write the four encoders under `folder`."""
     folder = Path(folder)
     autoencoder.save_pretrained(folder / "vae")
-    tokenizer.save_pretrained(folder / "tokenizer")
+    save_tokenizer(tokenizer, folder / "tokenizer")
     text_encoder.save_pretrained(folder / "text_encoder")
     clip.save_pretrained(folder / "clip")
-    (clip_tokenizer or tokenizer).save_pretrained(folder / "clip")
+    save_tokenizer(clip_tokenizer or tokenizer, folder / "clip")
     mean, std = _normalisation(clip)
     write_json(folder / "clip/preprocessor_config.json", {"image_mean": mean, "image_std": std})
+    seal(folder)
 
 # %% ../../nbs/training/00_encoders.ipynb #934441b3
 AUTOENCODERS = {"AutoencoderDC": AutoencoderDC, "AutoencoderKL": AutoencoderKL}
+
+
+def _no_code(load) -> dict:
+    """What keeps `load` from running code that lies beside weights; diffusers' models never do."""
+    return {"trust_remote_code": False} if load.__module__.startswith("transformers") else {}
 
 
 def open_model(what, load, name):
@@ -354,7 +389,7 @@ def open_model(what, load, name):
     UserError where `name` is neither a folder with weights nor to be had from the hub, or where a weight is missing or unexpected.
     """
     try:
-        model, found = load(name, use_safetensors=True, output_loading_info=True)
+        model, found = load(name, use_safetensors=True, output_loading_info=True, **_no_code(load))
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{what}: no weights in {name} ({str(error).splitlines()[0]}). Name a folder with config.json and safetensors, "
                         "or a model of the hub: it is fetched when HF_HUB_OFFLINE=0 is set") from None
@@ -363,6 +398,7 @@ def open_model(what, load, name):
         ("unexpected", [key for key in found["unexpected_keys"] if not key.startswith("lm_head.")])) if keys]  # no head is needed here
     if faults:
         raise UserError(f"{what}: the weights in {name} are not those of its config.json; {'; '.join(faults)}. Make or fetch them anew")
+    check_weights(what, model, name)
     return model.eval().requires_grad_(False)
 
 
@@ -381,7 +417,7 @@ def load_autoencoder(name):
 def load_text_encoder(name, tokenizer_name=None):
     "(tokenizer, frozen text encoder) of a folder or hub name; any decoder-only model that `AutoModel` opens."
     text_encoder = open_model("text encoder", AutoModel.from_pretrained, name)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, trust_remote_code=False)
     tokenizer.padding_side = "right"
     return tokenizer, text_encoder
 
@@ -391,7 +427,7 @@ def load_clip(name):
     model = open_model("CLIP", CLIPModel.from_pretrained, name)
     settings = json.loads(Path(cached_file(name, "preprocessor_config.json")).read_text())
     model.image_mean, model.image_std = settings["image_mean"], settings["image_std"]
-    return model, AutoTokenizer.from_pretrained(name)
+    return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 def load_encoders(folder, device="cpu"):

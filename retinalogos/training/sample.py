@@ -23,7 +23,8 @@ from ..captions.template import prompt_for
 from ..config import UserError, atomic_path, stage_folder, write_table
 from ..data.images import encode_png
 from ..data.records import DISEASES, EyeRecord
-from .encoders import clip_scores, decode_latents, encode_prompts, latent_shift, load_encoders, resize, warn_cut
+from .encoders import (clip_scores, decode_latents, encode_prompts, latent_shift, load_encoders, resize,
+                                            save_tokenizer, seal, warn_cut)
 from .flow import SOLVERS, guided_velocity, time_grid
 from .trainer import architecture_of, load_transformer, predict_velocity
 
@@ -43,7 +44,10 @@ def make_pipeline(transformer, encoders, shift=1.0):
 def save_checkpoint(folder, transformer, encoders, shift=1.0):
     "Write a diffusers pipeline folder with safetensors weights."
     with stage_folder(folder) as temporary:
-        make_pipeline(transformer, encoders, shift).save_pretrained(temporary, safe_serialization=True)
+        pipeline = make_pipeline(transformer, encoders, shift)
+        pipeline.save_pretrained(temporary, safe_serialization=True)
+        save_tokenizer(pipeline.tokenizer, temporary / "tokenizer")
+        seal(temporary)
 
 
 def sampling_type(device, mixed_precision):
@@ -127,6 +131,9 @@ def generate(pipeline, prompts, seeds, guidance_scale=3.0, num_inference_steps=2
     for start in tqdm(range(0, len(prompts), batch_size), desc="sampling", disable=not progress):
         part = slice(start, start + batch_size)
         latents = generate_latents(pipeline, list(prompts[part]), seeds[part], side, guidance_scale, num_inference_steps, **options)
+        if not torch.isfinite(latents).all():
+            raise UserError(f"the pictures became infinite with guidance {guidance_scale}: "
+                            "lower it (3 to 7 is usual), or look at the weights of the checkpoint")
         images.append(decode_latents(pipeline.vae, latents))
     return np.concatenate(images)
 
