@@ -554,6 +554,7 @@ class Settings(Section):
     "What belongs to this machine."
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     workers: PositiveInt = Field(2, description="processes for work that splits over images")
+    follow_links: bool = Field(False, description="may photographs of a data set be links out of its folder?")
     tracker: str = Field("", description="where training writes its curves beside the table of losses: tensorboard, dvclive; empty: nowhere")
     data_roots: dict[str, Path] = Field({}, description="where each real data set lies")
     caption_server: str = Field("", description="address of an OpenAI-compatible caption server")
@@ -564,7 +565,7 @@ class Settings(Section):
     caption_prompt_price: float = Field(0, ge=0, description="price of a million tokens of question")
     caption_answer_price: float = Field(0, ge=0, description="price of a million tokens of answer")
 
-SETTING_NAMES = {"machine": {"device", "workers", "tracker"}, "data": None,  # data: any name
+SETTING_NAMES = {"machine": {"device", "workers", "follow_links", "tracker"}, "data": None,  # data: any name
                  "captions": {"server", "key", "concurrency", "timeout", "images_per_batch", "prompt_price", "answer_price"}}
 
 # %% ../nbs/00_config.ipynb #d0404158

@@ -90,7 +90,8 @@ DISC_PLACES = ("optic disc {near}on the {side} side of the image", "the optic di
 # %% ../../nbs/captions/00_template.ipynb #9d39924e
 def disc_sentence(record: EyeRecord, findings: Findings | None, rng: Generator) -> str:
     """Side of the optic disc in the image, cup-to-disc ratio (vertical, one decimal) and what it means."""
-    if findings is None: return "the optic disc has a large cup" if record.glaucoma and rng.random() < .5 else ""
+    if findings is None:
+        return "the optic disc has a large cup" if "large_cup_to_disc_ratio" in record.subclinical_labels else ""
     near = "near the centre " if findings.field == "disc_centred" else ""
     where = pick(rng, DISC_PLACES).format(near=near, side="left" if findings.disc_x < .5 else "right")
     ratio = f"cup-to-disc ratio {findings.cup_to_disc_ratio:.1f}"

@@ -7,10 +7,12 @@ __all__ = ['RECORD_COLUMNS', 'SHARD_ROWS', 'SHARD_BYTES', 'CARD', 'SIMULATED_LIM
            'ordered_map', 'simulate_entries', 'simulated_entries', 'open_item', 'take_patients', 'name_images',
            'valid_text', 'real_items', 'real_entries', 'group_images', 'split_groups', 'PictureFile', 'Collected',
            'collect', 'record_table', 'reject_table', 'first_copies', 'copy_groups', 'write_shards', 'record_grades',
-           'list_lines', 'source_terms', 'dataset_card', 'nothing_left', 'write_dataset', 'write_notes',
+           'card_text', 'list_lines', 'source_terms', 'dataset_card', 'nothing_left', 'write_dataset', 'write_notes',
            'build_dataset', 'load_records', 'load_findings', 'load_rejects', 'load_notes', 'iter_shards', 'load_images']
 
 # %% ../../nbs/data/08_dataset.ipynb #2ec45af7
+import html
+import re
 import sys
 import warnings
 from array import array
@@ -125,13 +127,20 @@ def take_patients(items: list[SourceItem], max_images: int | None, seed: int) ->
 
 # %% ../../nbs/data/08_dataset.ipynb #3b92da6b
 def name_images(sources: list[str], files: list[str]) -> list[str]:
-    """A unique image id for each relative path: source and path without suffix, only letters, digits, "-", "_" and "."."""
-    ids, seen = [], Counter()
+    """A unique image id for each relative path: source and path without suffix, only letters, digits, "-", "_" and ".".
+
+    Ids that differ only by upper and lower case would be one file on some disks: the later one gets a number.
+    """
+    ids, taken = [], set()
     for source, file in zip(sources, files):
         stem = str(Path(file).with_suffix("")) if file.strip("./") else file
-        name = f"{source}-" + "".join(c if c.isalnum() and c.isascii() or c in "-_." else "-" for c in stem)
-        seen[name] += 1
-        ids.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
+        plain = f"{source}-" + "".join(c if c.isalnum() and c.isascii() or c in "-_." else "-" for c in stem)
+        name, number = plain, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{plain}.{number}"
+        taken.add(name.lower())
+        ids.append(name)
     return ids
 
 # %% ../../nbs/data/08_dataset.ipynb #f2367979
@@ -338,14 +347,20 @@ def record_grades(records: pd.DataFrame) -> list[int | None]:
     return [grades[row] for row in rows]
 
 # %% ../../nbs/data/08_dataset.ipynb #a8fcaf3b
+def card_text(text: str) -> str:
+    """Text from outside, safe in a card: one line, no tag, no link, no table."""
+    line = html.escape(" ".join(valid_text(str(text)).split()), quote=False)
+    return re.sub(r"([\[\]`|*\\])", r"\\\1", line)
+
+
 def list_lines(lines: Iterable[str], otherwise: str) -> str:
     """A Markdown list, or the sentence `otherwise` when there is nothing to list."""
     return "\n".join(f"- {line}" for line in lines) or otherwise
 
 def source_terms(source: Source) -> str:
     """One paragraph of the card: citation, licence, where to get it, and what was unlike the published set."""
-    notes = list_lines(source.notes, "Nothing is missing from its label files, as far as that is known.")
-    return f"### {source.name}\n{source.citation}.\nLicence: {source.licence}.\nFrom: {source.where}\n\n{notes}"
+    notes = list_lines(map(card_text, source.notes), "Nothing is missing from its label files, as far as that is known.")
+    return f"### {card_text(source.name)}\n{source.citation}.\nLicence: {source.licence}.\nFrom: {source.where}\n\n{notes}"
 
 def dataset_card(records: pd.DataFrame, rejects: pd.DataFrame, sources: Sequence[Source] = (), notes: int = 0) -> str:
     """Text of the card for `records` and `rejects` as written; without `sources` the eyes are simulated.
@@ -354,15 +369,15 @@ def dataset_card(records: pd.DataFrame, rejects: pd.DataFrame, sources: Sequence
     """
     grades = ["not graded" if grade is None else f"DR {grade}" for grade in record_grades(records)]
     counts = [pd.crosstab(values, records["split"], margins=True).to_markdown() for values in (records["source"], pd.Series(grades, name="grade"))]
-    reasons = rejects["reason"].astype(str).str.replace(r"the same pixels as .*", "the same pixels as another photograph", regex=True)
-    reasons = reasons.str.replace(r"(unknown \w+) ['\"].*", r"\1", regex=True).value_counts().head(20)
-    limits = [f"{source.name} cannot tell: {', '.join(source.cannot_tell)}" for source in sources] or list(SIMULATED_LIMITS)
+    reasons = rejects["reason"].astype(str).str.replace(r"(?s)the same pixels as .*", "the same pixels as another photograph", regex=True)
+    reasons = reasons.str.replace(r"(?s)(unknown \w+) ['\"].*", r"\1", regex=True).value_counts().head(20)
+    limits = [f"{card_text(source.name)} cannot tell: {', '.join(source.cannot_tell)}" for source in sources] or list(SIMULATED_LIMITS)
     limits += [f"{notes} records carry a note on what their label files hold against them: see `notes.parquet`"] if notes else []
     files = "\n".join(f"  - split: {s}\n    path: images/{s}-*.parquet" for s in ("train", "val", "test") if (records["split"] == s).any())
-    title = "Retinal photographs: " + ", ".join(source.name for source in sources) if sources else "Simulated retinal photographs"
+    title = "Retinal photographs: " + ", ".join(card_text(source.name) for source in sources) if sources else "Simulated retinal photographs"
     return CARD.format(files=files, title=title, counts=f"{len(records):,} eyes of {records['patient_id'].nunique():,} patients.\n\n" + "\n\n".join(counts),
                        sources="\n\n".join(map(source_terms, sources)) or "Drawn by `retinalogos.data.simulate`.",
-                       rejects=list_lines((f"{n:,}: {reason}" for reason, n in reasons.items()), "Nothing."), limits=list_lines(limits, ""))
+                       rejects=list_lines((f"{n:,}: {card_text(reason)}" for reason, n in reasons.items()), "Nothing."), limits=list_lines(limits, ""))
 
 # %% ../../nbs/data/08_dataset.ipynb #973746be
 def nothing_left(source: str, rejects: list[Reject]) -> UserError:

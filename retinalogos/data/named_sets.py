@@ -6,8 +6,8 @@
 __all__ = ['EYEPACS', 'APTOS', 'DDR', 'IDRID', 'MESSIDOR2', 'DEEPDRID', 'AIROGS', 'G1020', 'ORIGA', 'PAPILA', 'REFUGE2',
            'RFMID_FINDINGS', 'RFMID', 'BRSET_FINDINGS', 'BRSET_PARTS', 'BRSET', 'ODIR_FLAGS', 'ODIR_COLUMNS', 'ODIR',
            'DESCRIPTIONS', 'LabelFile', 'Description', 'find_labels', 'find_folder', 'flag_keywords', 'read_labels',
-           'NamedSource', 'deepdrid_rows', 'papila_rows', 'brset_rows', 'flag_conflict', 'odir_patients', 'odir_rows',
-           'open_source']
+           'NamedSource', 'deepdrid_rows', 'origa_rows', 'papila_rows', 'brset_rows', 'flag_conflict', 'odir_patients',
+           'odir_rows', 'open_source']
 
 # %% ../../nbs/data/07_named_sets.ipynb #3f660d25
 import re
@@ -20,7 +20,7 @@ import pandas as pd
 
 from ..config import UserError, did_you_mean
 from .images import RejectedImage
-from .sources import (SPELLINGS, FolderSource, Part, Reject, Source, SourceItem, photographs, read_keywords, read_parts,
+from .sources import (SPELLINGS, FolderSource, Part, Reject, Source, SourceItem, image_folder, photographs, read_keywords, read_parts,
                                       read_table)
 
 # %% ../../nbs/data/07_named_sets.ipynb #3545dffc
@@ -85,10 +85,11 @@ def find_labels(root: Path, file: str) -> Path | None:
     return found[0] if found else None
 
 # %% ../../nbs/data/07_named_sets.ipynb #b231fd5e
-def find_folder(root: Path, table: Path, names: tuple[str, ...]) -> Path:
+def find_folder(root: Path, table: Path, names: tuple[str, ...], follow_links: bool = False) -> Path:
     """The first folder of `names` that exists beside `table` or below `root`; `UserError` if none does."""
     for folder in (base / name for base in (table.parent, root) for name in names):
-        if folder.is_dir() and folder.resolve().is_relative_to(root): return folder.resolve()
+        if folder.is_dir():
+            return image_folder(root, folder, follow_links)
     raise UserError(f"{root}: no folder of photographs for {table.name}; looked for {', '.join(names)} beside it and in {root}")
 
 # %% ../../nbs/data/07_named_sets.ipynb #1949da1d
@@ -119,8 +120,8 @@ def read_labels(about: Description, labels: LabelFile, path: Path) -> tuple[pd.D
 class NamedSource:
     """The public data set `name`, described in `DESCRIPTIONS`, in the folder `root`."""
 
-    def __init__(self, name: str, root: str | Path):
-        self.name, self.root, self.notes = name, Path(root).expanduser().resolve(), []
+    def __init__(self, name: str, root: str | Path, follow_links: bool = False):
+        self.name, self.root, self.notes, self.follow_links = name, Path(root).expanduser().resolve(), [], follow_links
         if not self.root.is_dir(): raise UserError(f"{self.root}: no such data folder; set [data] {name} in settings.ini")
         self.about = DESCRIPTIONS[name]
         self.citation, self.licence, self.where, self.cannot_tell = (getattr(self.about, k) for k in ("citation", "licence", "where", "cannot_tell"))
@@ -141,11 +142,11 @@ class NamedSource:
 
     def part(self, labels: LabelFile, path: Path) -> Part:
         """Rows of the label file `path`; where their number is not the published one, a note is made."""
-        images = path.resolve() if path.is_dir() else find_folder(self.root, path, labels.images)
+        images = image_folder(self.root, path, self.follow_links) if path.is_dir() else find_folder(self.root, path, labels.images, self.follow_links)
         frame, rejects = read_labels(self.about, labels, path)
         rows = len(frame) + len(rejects)
         if labels.rows not in (None, rows): self.notes.append(f"{path.name} has {rows:,} rows, {labels.rows:,} were published")
-        return Part(path.name, images, frame, labels.prefix, tuple(rejects))
+        return Part(path.name, images, frame, labels.prefix, tuple(rejects), self.follow_links)
 
 # %% ../../nbs/data/07_named_sets.ipynb #cdac117f
 EYEPACS = Description(
@@ -225,11 +226,17 @@ G1020 = Description(
     cannot_tell=("which eye", "which photographs are of one patient", "any disease beside glaucoma", "age and sex"),
     files=(LabelFile("G1020.csv", {"image": "imageID", "glaucoma": "binaryLabels"}, ("Images", "images"), 1020),))
 
+def origa_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as it is; copies that leave out the column `Eye` do not tell which eye."""
+    return table if "Eye" in table else table.assign(Eye="")
+
+
 ORIGA = Description(
     title="ORIGA-light", citation="Zhang et al., IEEE EMBC, 3065 (2010)", licence="given by its authors on request: see the paper",
     where="https://doi.org/10.1109/IEMBS.2010.5626137",
-    cannot_tell=("which eye", "which photographs are of one patient", "any disease beside glaucoma", "age and sex"),
-    files=(LabelFile("OrigaList.csv", {"image": "Filename", "glaucoma": "Glaucoma"}, ("Images", "images"), 650),))
+    cannot_tell=("which photographs are of one patient", "any disease beside glaucoma", "age and sex"),
+    files=(LabelFile("OrigaList.csv", {"image": "Filename", "glaucoma": "Glaucoma", "eye": "Eye"}, ("Images", "images"), 650),),
+    arrange=origa_rows)
 
 # %% ../../nbs/data/07_named_sets.ipynb #24827866
 def papila_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -298,14 +305,16 @@ BRSET_PARTS = ("optic_disc", "vessels", "macula")
 def brset_rows(table: pd.DataFrame) -> pd.DataFrame:
     """A column `normal`: 1 where no finding is flagged, no part is abnormal (2) and DR is 0."""
     clear = (table[list(BRSET_FINDINGS)] == "0").all(axis=1) & (table[list(BRSET_PARTS)] == "1").all(axis=1)
-    return table.assign(normal=(clear & (table["DR_ICDR"] == "0")).map({True: "1", False: "0"}))
+    quality = table["quality"] if "quality" in table else ""  # not in the first edition
+    return table.assign(normal=(clear & (table["DR_ICDR"] == "0")).map({True: "1", False: "0"}), quality=quality)
 
 # %% ../../nbs/data/07_named_sets.ipynb #23a4fad0
 BRSET = Description(
     title="BRSET", citation="Nakayama et al., PLOS Digital Health 3:e0000454 (2024)", licence="PhysioNet credentialed access: see the source page",
     where="https://physionet.org/content/brazilian-ophthalmological/", cannot_tell=("whether an eye with a large cup has glaucoma", "what other findings are"),
-    files=(LabelFile("labels.csv", {"image": "image_id", "patient": "patient_id", "eye": "exam_eye", "age": "patient_age", "sex": "patient_sex",
-                                    "dr_grade": "DR_ICDR"}, ("fundus_photos", "images"), 16266),),
+    files=tuple(LabelFile(file, {"image": "image_id", "patient": "patient_id", "eye": "exam_eye", "age": "patient_age", "sex": "patient_sex",
+                                 "dr_grade": "DR_ICDR", "quality": "quality"}, ("fundus_photos", "images"), 16266)
+                for file in ("labels_brset.csv", "labels.csv")), one_of=True,  # the name since version 1.0.1, and before
     spellings={"eye": {"1": "OD", "2": "OS"}, "sex": {"1": "male", "2": "female"}}, arrange=brset_rows,
     flags={"normal": {"1": "normal"}} | {part: {"1": "", "2": "abnormal"} for part in BRSET_PARTS} | {name: {"1": word} for name, word in BRSET_FINDINGS.items()})
 
@@ -371,6 +380,7 @@ DESCRIPTIONS = {"eyepacs": EYEPACS, "aptos2019": APTOS, "airogs": AIROGS, "idrid
 # %% ../../nbs/data/07_named_sets.ipynb #db0b5855
 def open_source(kind: str, root: str | Path, **options) -> Source:
     """The adapter called `kind` (a name of `DESCRIPTIONS`, or "folder") on `root`; `options` are those of `FolderSource`."""
-    if kind == "folder": return FolderSource(root, **options)
+    if kind == "folder":
+        return FolderSource(root, **options)
     if kind not in DESCRIPTIONS: raise UserError(f"dataset.source {kind!r} is unknown{did_you_mean(kind, ['simulated', 'folder', *DESCRIPTIONS])}")
-    return NamedSource(kind, root)
+    return NamedSource(kind, root, **options)
