@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'SOURCES', 'SourceNames', 'STAGES', 'SETTING_NAMES', 'UserError', 'did_you_mean', 'project_root',
-           'atomic_path', 'remove_leftovers', 'stage_folder', 'write_json', 'write_table', 'Section', 'Base',
+           'atomic_path', 'remove_leftovers', 'stage_folder', 'write_json', 'write_table', 'Section', 'refuse', 'Base',
            'known_sources', 'DatasetSection', 'CaptionsSection', 'EncodersSection', 'FlowSection', 'PretrainSection',
            'FinetuneSection', 'PurifySection', 'SampleSection', 'ReadersSection', 'FidelitySection', 'AdherenceSection',
            'MemorisationSection', 'DownstreamSection', 'ReaderStudySection', 'AblationSection', 'BiomarkersSection',
@@ -25,7 +25,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError,
+                      field_validator, model_validator)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -212,10 +213,27 @@ def write_table(path: str | Path, table) -> Path:
 
 # %% ../nbs/00_config.ipynb #fed27144
 class Section(BaseModel):
-    "One section of `params.yaml`: typed, bounded, nothing unknown, nothing missing."
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """One section of `params.yaml`: typed, bounded, nothing unknown, nothing missing."""
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def a_number_is_a_number(cls, value, info):
+        """`true` is not 1, and nothing counts to two thousand million."""
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[info.field_name].annotation):
+            raise ValueError("true and false are no numbers or words here")
+        if isinstance(value, int) and abs(value) >= 2 ** 31:
+            raise ValueError("the number is too large")
+        return value
 
 Fraction = Field(ge=0, le=1)
+
+
+def refuse(faults: dict[str, bool]):
+    """ValueError with the first of `faults` (reason -> is it so?) that holds."""
+    for reason, holds in faults.items():
+        if holds:
+            raise ValueError(reason)
 
 # %% ../nbs/00_config.ipynb #cf079cf3
 class Base(Section):
@@ -223,6 +241,14 @@ class Base(Section):
     seed: int = Field(ge=0, description="the one seed from which every other is derived")
     low_resolution: PositiveInt = Field(description="pixels a side in step 1, pretraining")
     high_resolution: PositiveInt = Field(description="pixels a side in step 3, fine-tuning, and of every result")
+
+    @model_validator(mode="after")
+    def sizes_fit(self):
+        """Both are cut into latents of 8 pixels a side."""
+        refuse({f"low_resolution {self.low_resolution} and high_resolution {self.high_resolution}: multiples of 8, 16 at least":
+                any(size % 8 or size < 16 for size in (self.low_resolution, self.high_resolution)),
+                f"low_resolution {self.low_resolution} is above high_resolution {self.high_resolution}": self.low_resolution > self.high_resolution})
+        return self
 
 # %% ../nbs/00_config.ipynb #8f365126
 SOURCES = ("simulated", "folder", "eyepacs", "aptos2019", "airogs", "idrid", "refuge2", "odir", "messidor2", "ddr", "rfmid", "deepdrid", "papila",
@@ -254,6 +280,12 @@ class DatasetSection(Section):
     images: str = Field(description="folder of the photographs inside the data folder (folder only)")
     columns: dict[str, str] = Field(description="what -> column of the table, see data.sources.FolderColumns (folder only)")
     name_pattern: str | None = Field(description="regular expression with groups patient, eye on file names (folder only)")
+
+    @model_validator(mode="after")
+    def some_are_left(self):
+        """Something is left to train on."""
+        refuse({f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on": self.val_fraction + self.test_fraction >= 1})
+        return self
 
 # %% ../nbs/00_config.ipynb #e63a6274
 class CaptionsSection(Section):
@@ -293,12 +325,21 @@ class EncodersSection(Section):
     clip_batch_size: PositiveInt
     clip_lr: PositiveFloat
 
+    @model_validator(mode="after")
+    def widths_fit(self):
+        """Heads share the width of the text encoder; CLIP's have 32 numbers each."""
+        refuse({f"text_dim {self.text_dim} is not a multiple of twice text_heads {self.text_heads}": self.text_dim % (2 * self.text_heads) > 0,
+                f"clip_dim {self.clip_dim} is not a multiple of 32": self.clip_dim % 32 > 0,
+                f"latent_channels {self.latent_channels}: a patch of 8 x 8 pixels has 192 numbers": self.latent_channels > 192,
+                f"vocab_size {self.vocab_size}: 16 at least": self.vocab_size < 16, f"max_tokens {self.max_tokens}: 4 at least": self.max_tokens < 4})
+        return self
+
 # %% ../nbs/00_config.ipynb #63b11b5a
 class FlowSection(Section):
     "Training of the flow transformer: what steps 1 and 3 share."
     steps: PositiveInt
     batch_size: PositiveInt
-    lr: PositiveFloat = Field(description="highest learning rate, after warm-up")
+    lr: float = Field(gt=0, le=1, description="highest learning rate, after warm-up")
     warmup_steps: int = Field(ge=0)
     ema_decay: float = Field(ge=0, lt=1, description="decay of the averaged weights, which are the ones kept")
     caption_dropout: float = Field(ge=0, le=1, description="captions emptied, so that guidance has an unconditional model")
@@ -308,7 +349,7 @@ class FlowSection(Section):
     timestep_sampling: Literal["uniform", "logit_normal"]
     mixed_precision: Literal["no", "bf16"]
     optimizer: Literal["adamw", "muon"] = Field(description="adamw: the paper's; muon: fewer steps for small transformers on one device")
-    time_shift: PositiveFloat = Field(description="above 1: training and sampling spend more time near noise, see training.flow.resolution_shift")
+    time_shift: float = Field(gt=0, le=1000, description="above 1: training and sampling spend more time near noise, see training.flow.resolution_shift")
     micro_batch_size: PositiveInt | None = Field(description="samples that a device holds at once, gradients added up over batch_size; null: all of its share")
     gradient_checkpointing: bool = Field(description="compute the inside of each block twice instead of keeping it: less memory, a third more work")
     patience: PositiveInt | None = Field(description="end after so many checkpoints without a lower held-out loss and keep the best; null: all steps, keep the last")
@@ -324,6 +365,13 @@ class PretrainSection(FlowSection):
     num_heads: PositiveInt
     num_kv_heads: PositiveInt = Field(description="key and value heads of grouped-query attention")
     patch_size: PositiveInt = Field(description="latent pixels a side of one token")
+
+    @model_validator(mode="after")
+    def heads_fit(self):
+        """Heads share the width, and each turns pairs of numbers for both directions of the picture."""
+        refuse({f"hidden_size {self.hidden_size} is not a multiple of 4 x num_heads {self.num_heads}": self.hidden_size % (4 * self.num_heads) > 0,
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}": self.num_heads % self.num_kv_heads > 0})
+        return self
 
 # %% ../nbs/00_config.ipynb #d8054f5c
 class FinetuneSection(FlowSection):
@@ -348,13 +396,20 @@ class SampleSection(Section):
     n_balanced: PositiveInt = Field(description="images that go through grades, eyes and glaucoma evenly, to train classifiers on")
     n_per_disease: PositiveInt = Field(description="images of each disease")
     n_counterfactual: PositiveInt = Field(description="pairs of images for each change of one word in a prompt")
-    guidance_scale: float = Field(ge=1, description="classifier-free guidance; 1 is none")
+    guidance_scale: float = Field(ge=1, le=100, description="classifier-free guidance; 1 is none")
     guidance_interval: list[float] = Field(min_length=2, max_length=2, description="times, 0 noise and 1 image, between which guidance acts")
     num_inference_steps: PositiveInt
     solver: Literal["euler", "midpoint", "heun", "adams_bashforth"] = Field(description="midpoint and heun ask the network twice a step")
     batch_size: PositiveInt
     mixed_precision: Literal["no", "bf16"] = Field(description="bf16: weights of that type on a GPU; a CPU draws in float32")
     strip_seeds: PositiveInt = Field(description="seeds, one row each, in the DR 0 to 4 strips")
+
+    @model_validator(mode="after")
+    def interval_is_one(self):
+        """Guidance acts from an earlier to a later time."""
+        first, last = self.guidance_interval
+        refuse({f"guidance_interval [{first}, {last}]: two times in order, within 0 and 1": not 0 <= first < last <= 1})
+        return self
 
 # %% ../nbs/00_config.ipynb #a667aab0
 class ReadersSection(Section):
@@ -366,16 +421,16 @@ class ReadersSection(Section):
 
 # %% ../nbs/00_config.ipynb #e76d4062
 class FidelitySection(Section):
-    bootstrap: PositiveInt = Field(description="resamples behind each interval")
+    bootstrap: int = Field(ge=2, description="resamples behind each interval")
     extractors: list[str] = Field(min_length=1, description="networks in whose features FD and KID are given: reader, clip, inception, or a folder or hub name (analysis.features)")
 
 # %% ../nbs/00_config.ipynb #6a076518
 class AdherenceSection(Section):
-    bootstrap: PositiveInt = Field(description="resamples behind each interval")
+    bootstrap: int = Field(ge=2, description="resamples behind each interval")
 
 # %% ../nbs/00_config.ipynb #7394fe36
 class MemorisationSection(Section):
-    bootstrap: PositiveInt = Field(description="resamples behind each interval")
+    bootstrap: int = Field(ge=2, description="resamples behind each interval")
     n_members: PositiveInt = Field(description="pairs trained on, and as many others, about which the membership attack is asked")
 
 # %% ../nbs/00_config.ipynb #e8022428
@@ -408,7 +463,7 @@ class AblationSection(Section):
     n_images: PositiveInt = Field(description="images sampled for each row and seed")
     seeds: PositiveInt = Field(description="repetitions of every row")
     adapter_rank: PositiveInt = Field(description="rank of the LoRA row")
-    guidance_scale: float = Field(ge=1)
+    guidance_scale: float = Field(ge=1, le=100)
     num_inference_steps: PositiveInt
 
 # %% ../nbs/00_config.ipynb #b10markers
@@ -417,12 +472,12 @@ class BiomarkersSection(Section):
     n_patients: PositiveInt = Field(description="patients to simulate beside the data set, on whose two eyes the network is trained")
     steps: PositiveInt = Field(description="training steps of the network, 8 photographs each")
     n_images: PositiveInt = Field(description="prompts whose photographs, real and generated, are measured")
-    bootstrap: PositiveInt = Field(description="resamples behind each interval")
+    bootstrap: int = Field(ge=2, description="resamples behind each interval")
 
 # %% ../nbs/00_config.ipynb #421f2cf4
 class FairnessSection(Section):
     "Fidelity, adherence and use again, group by group."
-    bootstrap: PositiveInt = Field(description="resamples behind each interval; ten times as many shuffles behind each p value, at most")
+    bootstrap: int = Field(ge=2, description="resamples behind each interval; ten times as many shuffles behind each p value, at most")
     smallest_group: PositiveInt = Field(description="photographs that a group must have to be measured")
     steps: PositiveInt = Field(description="training steps of the classifier that sees generated photographs only")
 
@@ -452,6 +507,17 @@ class Params(Section):
     fairness: FairnessSection
     summary: SummarySection
 
+    @model_validator(mode="after")
+    def sections_fit(self):
+        """Rules between keys of different sections, where a stage would fail."""
+        patch, sizes = self.pretrain.patch_size, (self.base.low_resolution, self.base.high_resolution)
+        render, drawn = self.dataset.render_size, self.dataset.source == "simulated"
+        largest = max([self.downstream.n_synthetic, *self.downstream.doses])
+        refuse({f"pretrain.patch_size {patch} does not divide latents of {sizes[0] // 8} and {sizes[1] // 8} a side": any(size // 8 % patch for size in sizes),
+                f"dataset.render_size {render} is smaller than base.high_resolution {sizes[1]}": drawn and render < sizes[1],
+                f"downstream asks for {largest} synthetic photographs, sample.n_balanced gives {self.sample.n_balanced}": largest > self.sample.n_balanced})
+        return self
+
 STAGES = tuple(name for name in Params.model_fields if name != "base")
 
 # %% ../nbs/00_config.ipynb #de6f8960
@@ -476,6 +542,8 @@ def _keys_at(where) -> list[str]:
 
 def _fault(file, error) -> str:
     "One pydantic error as one line: file, section, key, reason, hint."
+    if len(error["loc"]) < 2 and error["type"] == "value_error":  # a rule between keys
+        return f"{file}: {''.join(f'section {name!r}: ' for name in error['loc'])}{error['msg'].removeprefix('Value error, ')}"
     *where, key = error["loc"][:2]
     place = f"{file}: section '{where[0]}'" if where else str(file)
     kind = "key" if where else "section"
@@ -552,61 +620,96 @@ def apply_preset(name: str, params_file: str | Path | None = None) -> Params:
 # %% ../nbs/00_config.ipynb #a8190544
 class Settings(Section):
     "What belongs to this machine."
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    workers: PositiveInt = Field(2, description="processes for work that splits over images")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1, mps, xpu")
+    workers: int = Field(2, ge=1, le=1024, description="processes for work that splits over images")
     follow_links: bool = Field(False, description="may photographs of a data set be links out of its folder?")
     tracker: str = Field("", description="where training writes its curves beside the table of losses: tensorboard, dvclive; empty: nowhere")
     data_roots: dict[str, Path] = Field({}, description="where each real data set lies")
     caption_server: str = Field("", description="address of an OpenAI-compatible caption server")
     caption_key: str = Field("", repr=False, description="its key, where it wants one")
-    caption_concurrency: PositiveInt = Field(16, description="requests in flight")
+    caption_concurrency: int = Field(16, ge=1, le=4096, description="requests in flight")
     caption_timeout: PositiveFloat = Field(120, description="seconds after which a request is given up")
     caption_images_per_batch: PositiveInt = Field(8, description="photographs at a time for a model in this process")
     caption_prompt_price: float = Field(0, ge=0, description="price of a million tokens of question")
     caption_answer_price: float = Field(0, ge=0, description="price of a million tokens of answer")
 
-SETTING_NAMES = {"machine": {"device", "workers", "follow_links", "tracker"}, "data": None,  # data: any name
+SETTING_NAMES = {"machine": {"device", "workers", "follow_links", "tracker"}, "data": set(SOURCES) - {"simulated"},
                  "captions": {"server", "key", "concurrency", "timeout", "images_per_batch", "prompt_price", "answer_price"}}
 
 # %% ../nbs/00_config.ipynb #d0404158
-def _settings_layers(root: Path) -> dict[str, dict[str, str]]:
-    "Sections and keys of both files and the environment, the later layer winning."
+def _settings_text(file: Path) -> str:
+    """The text of a settings file: UTF-8, with or without a byte-order mark, or UTF-16 with one; UserError names the file."""
+    content = file.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not text in UTF-8; save it as UTF-8") from None
+
+
+def _settings_file(file: Path) -> dict[str, dict[str, str]]:
+    """Sections and keys of one file; UserError with file and line, but never the line itself, which may hold a key."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read([root / "settings.ini", root / "settings.local.ini"], encoding="utf-8")
+        parser.read_string(_settings_text(file))
+    except configparser.DuplicateSectionError as error:
+        raise UserError(f"{file}, line {error.lineno}: section [{error.section}] is there twice") from None
+    except configparser.DuplicateOptionError as error:
+        raise UserError(f"{file}, line {error.lineno}: '{error.option}' is there twice") from None
     except configparser.Error as error:
-        raise UserError(f"settings: {' '.join(str(error).split())}") from None
-    found = {name: dict(parser[name]) for name in parser.sections()}
+        lines = [number for number, _ in getattr(error, "errors", [])] or [getattr(error, "lineno", 1)]
+        raise UserError(f"{file}, line {lines[0]}: expected `[section]` or `name = value`") from None
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def _settings_environment() -> dict[str, dict[str, str]]:
+    """The same from variables RETINALOGOS_SECTION_KEY; UserError for one that nothing reads."""
+    known = {f"RETINALOGOS_{section}_{key}".upper(): (section, key) for section, keys in SETTING_NAMES.items() for key in keys}
+    layer = {}
     for name, value in os.environ.items():
-        section, _, key = name.removeprefix("RETINALOGOS_").lower().partition("_")
-        if name.startswith("RETINALOGOS_") and section in SETTING_NAMES and key:
-            found.setdefault(section, {})[key] = value
-    return found
+        if not name.startswith("RETINALOGOS_"):
+            continue
+        if name not in known:
+            raise UserError(f"environment: nothing reads {name}{did_you_mean(name, sorted(known))}")
+        section, key = known[name]
+        layer.setdefault(section, {})[key] = value
+    return layer
+
+
+def _settings_layers(root: Path) -> dict[str, dict[str, str]]:
+    """Sections and keys of both files and the environment, the later layer winning."""
+    merged = {}
+    for file in (root / "settings.ini", root / "settings.local.ini"):
+        layer = _settings_file(file) if file.is_file() else {}
+        _check_setting_names(layer, file.name)
+        for section, keys in layer.items():
+            merged.setdefault(section, {}).update(keys)
+    for section, keys in _settings_environment().items():
+        merged.setdefault(section, {}).update(keys)
+    return merged
 
 # %% ../nbs/00_config.ipynb #cae07e43
-def _check_setting_names(found: dict):
-    "Raise UserError for a section or key that nothing reads."
-    for section, keys in found.items():
+def _check_setting_names(layer: dict, file: str):
+    """Raise UserError for a section or key that nothing reads."""
+    for section, keys in layer.items():
         if section not in SETTING_NAMES:
-            raise UserError(f"settings.ini: unknown section [{section}]{did_you_mean(section, SETTING_NAMES)}")
-        known = SETTING_NAMES[section]
+            raise UserError(f"{file}: unknown section [{section}]{did_you_mean(section, SETTING_NAMES)}")
         for key in keys:
-            if known is not None and key not in known:
-                raise UserError(f"settings.ini: [{section}] unknown key '{key}'{did_you_mean(key, sorted(known))}")
+            if key not in SETTING_NAMES[section]:
+                raise UserError(f"{file}: [{section}] unknown key '{key}'{did_you_mean(key, sorted(SETTING_NAMES[section]))}")
 
 # %% ../nbs/00_config.ipynb #6387b737
 def settings(root: str | Path | None = None) -> Settings:
     "The settings of this machine; empty values count as unset."
     root = Path(root) if root else project_root()
     found = _settings_layers(root)
-    _check_setting_names(found)
     filled = {s: {k: v for k, v in keys.items() if v.strip()} for s, keys in found.items()}
     values = filled.get("machine", {}) | {f"caption_{k}": v for k, v in filled.get("captions", {}).items()}
     roots = {name: (root / Path(value).expanduser()).resolve() for name, value in filled.get("data", {}).items()}
     try:
         return Settings(**values, data_roots=roots)
     except ValidationError as error:
-        raise UserError("\n".join(f"settings.ini: {e['loc'][0]}: {e['msg']}, got {e['input']!r}" for e in error.errors())) from None
+        raise UserError("\n".join(f"settings: {e['loc'][0]}: {e['msg']}, got {e['input']!r}" for e in error.errors())) from None
 
 # %% ../nbs/00_config.ipynb #33413404
 def data_root(name: str, root: str | Path | None = None) -> Path:

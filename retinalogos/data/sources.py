@@ -86,6 +86,8 @@ def find_image(folder: Path, name: str, follow_links: bool = False) -> Path:
     """
     name = str(name).strip().replace("\\", "/")
     top = os.path.abspath(folder)
+    if "\0" in name:
+        raise RejectedImage("not a possible file name")
     for suffix in ("", *SUFFIXES, *(s.upper() for s in SUFFIXES)):
         path = Path(os.path.normpath(os.path.join(top, name + suffix)))
         if not path.is_relative_to(top):
@@ -116,6 +118,7 @@ GRADE_WORDS = {
     "no diabetic retinopathy": 0, "mild nonproliferative retinopathy": 1, "moderate nonproliferative retinopathy": 2,
     "severe nonproliferative retinopathy": 3, "proliferative diabetic retinopathy": 4,
     "severe proliferative diabetic retinopathy": 4, "diabetic retinopathy": None,
+    "no dr": 0, "mild npdr": 1, "moderate npdr": 2, "severe npdr": 3, "pdr": 4, "dr": None,
 }
 QUALITY_WORDS = {
     "low image quality": "reject", "image offset": "usable", "lens dust": "usable", "refractive media opacity": "usable",
@@ -142,11 +145,9 @@ SAME_AS = {
     "bietti crystalline dystrophy": "crystalline dystrophy", "retinal nerve fibre layer defect": "nerve fibre layer defect",
     "retinal nerve fiber layer defect": "nerve fibre layer defect", "myelinated nerve fibers": "myelinated nerve fibres",
     "macular edema": "macular oedema", "myopic retinopathy": "pathological myopia", "retinal artery macroaneurysm": "retinal macroaneurysm",
-    "pdr": "proliferative diabetic retinopathy", "dr": "diabetic retinopathy", "amd": "age related macular degeneration",
+    "amd": "age related macular degeneration",
     "dry amd": "age related macular degeneration", "wet amd": "neovascular age related macular degeneration",
-    "brvo": "branch retinal vein occlusion", "crvo": "central retinal vein occlusion", "no dr": "no diabetic retinopathy",
-    "mild npdr": "mild nonproliferative retinopathy", "moderate npdr": "moderate nonproliferative retinopathy",
-    "severe npdr": "severe nonproliferative retinopathy", "cataracts": "cataract", "optic disc cupping": "large cup to disc ratio", "tortuous vessels": "vessel tortuosity",
+    "brvo": "branch retinal vein occlusion", "crvo": "central retinal vein occlusion", "cataracts": "cataract", "optic disc cupping": "large cup to disc ratio", "tortuous vessels": "vessel tortuosity",
     "arteriovenous nipping": "arteriovenous nicking",
 }
 
