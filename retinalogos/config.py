@@ -81,16 +81,18 @@ def _flush_name(folder: Path):
             os.close(number)
 
 
-def _lock(path: Path) -> int | None:
-    """The number of the open file or folder at `path`, locked for this process; None where another holds it."""
+def _lock(path: Path, sure: bool = False) -> int | None:
+    """The number of the open file or folder at `path`, locked for this process; None where another holds it.
+
+    Where there are no locks it is open without one; with `sure` that is None too.
+    """
     number = os.open(path, os.O_RDONLY)
     try:
         import fcntl
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # a system without such locks
-        pass
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+    except (ImportError, OSError) as error:
+        held = getattr(error, "errno", None) in (errno.EWOULDBLOCK, errno.EACCES)
+        if held or sure:
             os.close(number)
             return None
     return number
@@ -133,7 +135,7 @@ def remove_leftovers(folder: str | Path, pattern: str = "*") -> int:
     removed = 0
     for kind in (".part-", ".old-"):
         for left in sorted(Path(folder).glob(kind + pattern)):
-            number = _lock(left) if not left.is_symlink() else -1
+            number = _lock(left, sure=True) if not left.is_symlink() else -1
             if number is None:
                 continue
             if number >= 0:
@@ -156,7 +158,10 @@ def stage_folder(path: str | Path):
     When the block raises, the temporary folder is removed and an earlier `path` stays as it was.
     A link in the place of `path` is followed: the folder that it leads to is replaced.
     """
-    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    try:
+        path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    except (OSError, RuntimeError):
+        raise UserError(f"{path} is a link that leads to itself; remove it") from None
     remove_leftovers(path.parent, f"*-{path.name}")
     with _beside(path, folder=True) as new:
         yield new
@@ -652,6 +657,8 @@ def _settings_file(file: Path) -> dict[str, dict[str, str]]:
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(_settings_text(file))
+        if parser.defaults():
+            raise UserError(f"{file}: nothing reads the section [DEFAULT]")
     except configparser.DuplicateSectionError as error:
         raise UserError(f"{file}, line {error.lineno}: section [{error.section}] is there twice") from None
     except configparser.DuplicateOptionError as error:

@@ -207,10 +207,11 @@ def split_groups(groups: list[str], val_fraction: float, test_fraction: float, s
 
 # %% ../../nbs/data/08_dataset.ipynb #0416c36c
 class PictureFile:
-    """Temporary files of pictures in the order in which they are added: `read` gives both PNGs of one, `thumbnails` all fingerprints."""
+    """Temporary files, in `folder`, of pictures in the order in which they are added: `read` gives both PNGs of one, `thumbnails` all fingerprints."""
 
-    def __init__(self):
-        self.file, self.small, self.ends, self.side = TemporaryFile(), TemporaryFile(), array("q", [0]), 0
+    def __init__(self, folder: str | Path | None = None):
+        self.file, self.small = TemporaryFile(dir=folder), TemporaryFile(dir=folder)
+        self.ends, self.side = array("q", [0]), 0
 
     def add(self, picture: Picture) -> None:
         self.file.write(picture.low + picture.high)
@@ -398,7 +399,8 @@ def write_dataset(out: str | Path, entries: Iterable[Entry | Reject], val_fracti
     -------
     counts: images, patients, groups, rejected, train, val, test.
     """
-    store = PictureFile()
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    store = PictureFile(Path(out).parent)  # on the disk of the result, not in a small /tmp
     found = collect(entries, store)
     if not len(found): raise nothing_left(" and ".join(source.name for source in sources), found.rejects)
     first, copies = first_copies(found) if sources else (np.arange(len(found)), [])
