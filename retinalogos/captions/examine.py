@@ -304,8 +304,11 @@ def contradictions(facts: Facts, record: EyeRecord, findings: Findings | None = 
     pairs = [("eye", facts.eye, record.eye), ("disc side", facts.disc_side, DISC_SIDES.get(record.eye)),
              ("DR grade", facts.dr_grade, record.dr_grade), ("glaucoma", facts.glaucoma, record.glaucoma)]
     found = [f"{what}: caption {said}, record {known}" for what, said, known in pairs if None not in (said, known) and said != known]
-    listed = [name for name in LESIONS if name in (*record.subclinical_labels, *record.disease_labels)]
-    if facts.stated_lesions: excluded = excluded_lesions(record)
+    labels = (*record.subclinical_labels, *record.disease_labels)
+    named = {m.lastgroup for label in labels for m in ANY_LESION.finditer(label.replace("_", " "))}  # a disease may name one
+    listed = [name for name in LESIONS if name in labels]
+    if facts.stated_lesions:
+        excluded = excluded_lesions(record) - named
     found += [f"lesion: caption states {name}, record excludes it" for name in facts.stated_lesions if name in excluded]
     found += [f"lesion: caption denies {name}, record has it" for name in facts.denied_lesions if name in listed]
     if facts.no_lesions and listed: found.append("lesion: caption denies all lesions, record has " + ", ".join(listed))

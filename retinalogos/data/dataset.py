@@ -131,14 +131,14 @@ def name_images(sources: list[str], files: list[str]) -> list[str]:
 
     Ids that differ only by upper and lower case would be one file on some disks: the later one gets a number.
     """
-    ids, taken = [], set()
+    ids, taken, numbers = [], set(), Counter()
     for source, file in zip(sources, files):
         stem = str(Path(file).with_suffix("")) if file.strip("./") else file
         plain = f"{source}-" + "".join(c if c.isalnum() and c.isascii() or c in "-_." else "-" for c in stem)
-        name, number = plain, 1
+        name, key = plain, plain.lower()
         while name.lower() in taken:
-            number += 1
-            name = f"{plain}.{number}"
+            numbers[key] += 1
+            name = f"{plain}.{numbers[key] + 1}"
         taken.add(name.lower())
         ids.append(name)
     return ids

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'FOLLOW', 'GRADE_WORDS', 'QUALITY_WORDS', 'NOT_A_FUNDUS', 'SAME_AS', 'DISEASE_WORDS', 'SIGN_WORDS',
-           'BLANKS', 'SPELLINGS', 'OLDEST', 'AGE_UNITS', 'MAX_WORKBOOK_MEGABYTES', 'MAX_COLUMNS', 'NOT_IN_CAPTIONS',
-           'NAME_GROUPS', 'SourceItem', 'Reject', 'Source', 'find_image', 'image_folder', 'canonical_word', 'Labels',
-           'add_keyword', 'add_grade', 'read_keywords', 'read_cell', 'read_age', 'FolderColumns', 'record_from_cells',
-           'cell_text', 'sheet_rows', 'read_workbook', 'delimiter_of', 'read_rows', 'read_table', 'photographs',
-           'image_index', 'Part', 'locate_rows', 'unusable_rows', 'read_cells', 'read_item', 'read_parts',
-           'name_groups', 'FolderSource']
+           'BLANKS', 'SPELLINGS', 'OLDEST', 'AGE_UNITS', 'MAX_WORKBOOK_MEGABYTES', 'MAX_COLUMNS', 'MAX_ROWS',
+           'NOT_IN_CAPTIONS', 'NAME_GROUPS', 'SourceItem', 'Reject', 'Source', 'find_image', 'image_folder',
+           'canonical_word', 'Labels', 'add_keyword', 'add_grade', 'read_keywords', 'plain_text', 'is_blank',
+           'read_cell', 'read_age', 'FolderColumns', 'record_from_cells', 'cell_text', 'sheet_rows', 'read_workbook',
+           'delimiter_of', 'narrow_rows', 'read_rows', 'read_table', 'photographs', 'image_index', 'Part',
+           'locate_rows', 'unusable_rows', 'read_cells', 'read_item', 'read_parts', 'name_groups', 'FolderSource']
 
 # %% ../../nbs/data/06_sources.ipynb #050776ba
 import csv
@@ -232,7 +232,8 @@ def read_keywords(text: str) -> Labels:
     return labels
 
 # %% ../../nbs/data/06_sources.ipynb #8fbdebad
-BLANKS = ("", "nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "nil", "-", "--", ".", "?", "not available", "not recorded")
+BLANKS = ("", "nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "#null!", "#na", "nil",
+          "-", "--", "–", "—", ".", "?", "n.a", "missing", "unknown", "not known", "not available", "not recorded")
 SPELLINGS = {
     "eye": dict.fromkeys(("od", "o.d", "right", "right eye", "r", "re", "oculus dexter"), "OD")
            | dict.fromkeys(("os", "o.s", "left", "left eye", "l", "le", "oculus sinister"), "OS"),
@@ -246,17 +247,30 @@ SPELLINGS = {
 }
 
 # %% ../../nbs/data/06_sources.ipynb #60f08954
+def plain_text(text: str) -> str:
+    """A cell with single spaces; a whole number without its fraction: `1.0`, `1,0` and `1.` are `1`."""
+    return re.sub(r"^(\d+)(?:\.0*|,00?)$", r"\1", " ".join(text.split()))
+
+
+def is_blank(text: str) -> bool:
+    """Does a cell say nothing?"""
+    return text.lower() in BLANKS or text.lower().rstrip(".") in BLANKS
+
+
 @lru_cache(maxsize=65536)
 def _read_cell(field: str, text: str, known: tuple | None):
     """`read_cell` with the spellings of one field as a hashable tuple of pairs."""
-    text = re.sub(r"^(\d+)[.,]0+$", r"\1", " ".join(text.split()))
-    if text.lower() in BLANKS:
+    text = plain_text(text)
+    if is_blank(text):
         return None
     if known is None:
         return text
+    word = re.sub(r"[\s_-]+", " ", text.lower().rstrip(".")) if text.strip("+-0123456789.") else text
     for spelling, value in known:
-        if text.lower().rstrip(".") == spelling:
+        if word == spelling:
             return value
+    if field == "dr_grade" and GRADE_WORDS.get(canonical_word(text)) is not None:
+        return GRADE_WORDS[canonical_word(text)]
     raise RejectedImage(f"unknown {field} {text!r} (known: {', '.join(spelling for spelling, _ in known)})")
 
 
@@ -329,7 +343,7 @@ def record_from_cells(cells: dict) -> EyeRecord:
     return _record(*(cells.get(field) for field in ("eye", "dr_grade", "glaucoma", "quality", "labels", "report")))
 
 # %% ../../nbs/data/06_sources.ipynb #04613a71
-MAX_WORKBOOK_MEGABYTES, MAX_COLUMNS = 500, 1000
+MAX_WORKBOOK_MEGABYTES, MAX_COLUMNS, MAX_ROWS = 500, 1000, 1_048_576
 
 # %% ../../nbs/data/06_sources.ipynb #ac0566d9
 def cell_text(value) -> str:
@@ -349,7 +363,10 @@ def sheet_rows(path: Path) -> Iterator[list[str]]:
         for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
             width = next((k for k in range(len(row), 0, -1) if row[k - 1] not in (None, "")), 0)
             if width > MAX_COLUMNS:
-                raise UserError(f"{path}: a cell in column {width} of row {number}: more than {MAX_COLUMNS:,} columns are no label table")
+                raise UserError(f"{path}: a cell in column {width} of row {number}: more than "
+                                f"{MAX_COLUMNS:,} columns are no label table")
+            if number > MAX_ROWS:
+                raise UserError(f"{path}: more than {MAX_ROWS:,} rows, the most that a workbook can have")
             if width:
                 yield [cell_text(value) for value in row[:width]]
     finally:
@@ -376,7 +393,16 @@ def read_workbook(path: Path) -> list[list[str]]:
 # %% ../../nbs/data/06_sources.ipynb #07ab3da9
 def delimiter_of(line: str, delimiter: str = ",") -> str:
     """The separator of a table whose first line is `line`: a semicolon or tab where it has more of those than commas."""
-    return max((delimiter, ";", "\t"), key=line.count) if delimiter == "," else delimiter
+    bare = re.sub(r'"[^"]*"', "", line)  # a separator within quotation marks is none
+    return max((delimiter, ";", "\t"), key=bare.count) if delimiter == "," else delimiter
+
+
+def narrow_rows(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """`rows` as they are; `UserError` for one of more cells than a label table has."""
+    for number, row in enumerate(rows, 1):
+        if len(row) > MAX_COLUMNS:
+            raise UserError(f"{path}: {len(row):,} cells in row {number}: more than {MAX_COLUMNS:,} columns are no label table")
+        yield row
 
 
 def read_rows(path: Path, delimiter: str = ",") -> list[list[str]]:
@@ -396,7 +422,8 @@ def read_rows(path: Path, delimiter: str = ",") -> list[list[str]]:
         with path.open(encoding=encoding, newline="") as file:
             delimiter = delimiter_of(file.readline(100_000), delimiter)
             file.seek(0)
-            rows = [[sys.intern(cell.strip()) for cell in row] for row in csv.reader(file, delimiter=delimiter, strict=True)]
+            rows = [[sys.intern(cell.strip()) for cell in row]
+                    for row in narrow_rows(path, csv.reader(file, delimiter=delimiter, strict=True))]
     except (UnicodeError, csv.Error, OSError) as error:
         raise UserError(f"{path}: not a readable CSV table (UTF-8): {error}") from None
     return [row for row in rows if any(row)]
@@ -427,17 +454,25 @@ def read_table(path: Path, needed: Iterable[str], delimiter: str = ",",
     return pd.DataFrame(good, columns=names, dtype=object), rejects
 
 # %% ../../nbs/data/06_sources.ipynb #12b1c99c
-def photographs(folder: Path) -> list[Path]:
-    """All files under `folder` that are named like photographs, sorted."""
-    paths = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
+def photographs(folder: Path, follow_links: bool = False) -> list[Path]:
+    """All files under `folder` that are named like photographs, sorted; below linked folders too with `follow_links`."""
+    paths, seen = [], set()
+    for at, folders, names in os.walk(folder, followlinks=follow_links):
+        seen.add(os.path.realpath(at))
+        folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(at, name)) not in seen)  # no circles
+        paths += [Path(at) / name for name in names]
     return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("._"))  # a Mac's
 
 # %% ../../nbs/data/06_sources.ipynb #da46cd70
-def image_index(folder: Path, files: list[Path]) -> dict[str, Path | None]:
-    """`files` by lower-case path below `folder` and by bare name, with and without suffix; None where a key means several."""
+def image_index(folder: Path, files: list[Path], follow_links: bool = False) -> dict[str, Path | None]:
+    """`files` by lower-case path below `folder` and by bare name, with and without suffix; None where a key means several.
+
+    Links are left out unless `follow_links`.
+    """
     index = {}
     for path in files:
-        if path.is_symlink(): continue
+        if path.is_symlink() and not (follow_links and path.is_file()):
+            continue
         relative = path.relative_to(folder).as_posix().lower()
         name = relative.rpartition("/")[2]
         for key in {relative, relative.rpartition(".")[0], name, name.rpartition(".")[0]}: index[key] = path if key not in index else None
@@ -527,8 +562,8 @@ def read_parts(parts: Iterable[Part], pattern: re.Pattern | None = None, spellin
     listings, named, tables = {}, set(), {}
     for part in parts:
         if part.images not in listings:
-            files = photographs(part.images)
-            listings[part.images] = files, image_index(part.images, files)
+            files = photographs(part.images, part.follow_links)
+            listings[part.images] = files, image_index(part.images, files, part.follow_links)
         files = locate_rows(part, listings[part.images][1])
         reasons, fields = unusable_rows(part, files), [c for c in part.frame.columns if c != "image"]
         for k, (file, name, values) in enumerate(zip(files, part.frame["image"], part.rows())):
