@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from retinalogos.config import overlay, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-LAST = "sample"
+LAST = "finetune"
 SMALL = {
     "base": {"low_resolution": 32, "high_resolution": 64},
     "dataset": {"n_patients": 40, "render_size": 64},

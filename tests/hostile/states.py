@@ -3,6 +3,7 @@ import functools
 import io
 import pickle
 import shutil
+import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -184,31 +185,17 @@ def caches(rng):
 
 @functools.cache
 def checkpoint() -> Path:
-    """A small whole pipeline on disk, made once; untrained."""
-    import tempfile
-
+    """A whole pipeline on disk with the smallest encoders, made once; a step of training each."""
     from retinalogos.training import encoders, sample
-    folder = Path(tempfile.mkdtemp(prefix="campaign-checkpoint-"))
     torch.set_num_threads(1)
-    real = Path(__file__).resolve().parents[2] / "data/checkpoints/finetune"
-    if (real / "model_index.json").is_file():
-        shutil.copytree(real, folder, dirs_exist_ok=True)
-        return folder
-    return folder if small_pipeline(folder, encoders, sample) else None
-
-
-def small_pipeline(folder, encoders, sample) -> bool:
-    """Write an untrained pipeline of the smallest encoders to `folder`."""
-    images = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), np.uint8)
-    captions = ["left eye, healthy", "right eye, glaucoma"] * 4
-    vae = encoders.train_autoencoder(images, steps=1, batch_size=4, lr=1e-3, seed=0, latent_channels=4)
-    vae = vae[0] if isinstance(vae, tuple) else vae
-    tokenizer = encoders.train_tokenizer(captions, 200)
-    text = encoders.train_text_encoder(captions, tokenizer, steps=1, batch_size=4, lr=1e-3, seed=0, dim=32, layers=1, heads=2)
-    text = text[0] if isinstance(text, tuple) else text
-    transformer = initialise(build_transformer(4, 32, 8, 32, 2, 2, 2, patch_size=1), 0)
-    sample.save_checkpoint(folder, transformer, (vae, tokenizer, text))
-    return True
+    folder, captions = Path(tempfile.mkdtemp(prefix="campaign-checkpoint-")), ["left eye, healthy", "right eye, glaucoma"] * 20
+    images = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8)
+    autoencoder, _ = encoders.make_autoencoder(None, images, 4, 1, 4, 1e-3, 0)
+    tokenizer, text_encoder, _ = encoders.make_text_encoder(None, captions, 200, 16, 32, 1, 2, 1, 4, 1e-3, 0)
+    latents = encoders.encode_images(autoencoder, images[:1])
+    transformer = initialise(build_transformer(4, 32, latents.shape[-1], 32, 2, 2, 2, patch_size=1), 0)
+    sample.save_checkpoint(folder / "model", transformer, (autoencoder, tokenizer, text_encoder))
+    return folder / "model"
 
 
 def opened(change, name="transformer/diffusion_pytorch_model.safetensors"):
