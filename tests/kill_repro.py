@@ -79,21 +79,26 @@ class Repro:
     """`make repro` in a process group of its own; what it says goes to a file."""
 
     def __init__(self, folder: Path, log: Path):
-        self.log, self.begun = log, time.monotonic()
+        self.log, self.folder = log, folder
         env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
-        with log.open("wb") as file:
+        self.start = log.stat().st_size if log.is_file() else 0
+        with log.open("ab") as file:
             self.process = subprocess.Popen(["make", "repro"], cwd=folder, stdout=file, stderr=subprocess.STDOUT,
                                             stdin=subprocess.DEVNULL, start_new_session=True, env=env)
 
     def said(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
+        """What this run has said so far."""
+        return self.log.read_bytes()[self.start:].decode("utf-8", "replace")
 
-    def wait_for(self, words: str, seconds: float = 900) -> bool:
-        """Whether `words` were said before the end of the run."""
-        end = time.monotonic() + seconds
-        while words not in self.said() and self.process.poll() is None and time.monotonic() < end:
+    def reached(self, stage: str, saved: bool) -> bool:
+        """Wait until `stage` has started (`saved`: and has a state, or is done); False if the run ends before."""
+        state = self.folder / f"data/run/{stage}.pt"
+        while self.process.poll() is None:
+            said = self.said()
+            if f"== {stage}: started" in said and (not saved or state.is_file() or f"== {stage}: done" in said):
+                return True
             time.sleep(0.02)
-        return words in self.said()
+        return False
 
     def kill_in(self, seconds: float) -> bool:
         """SIGKILL to the group after so many seconds; False if the run was over before."""
@@ -131,11 +136,16 @@ def heal(folder: Path, said: str) -> str:
     return "git checkout dvc.lock"
 
 
-def draw_moments(rng: random.Random, count: int, seconds: dict[str, float]) -> list[tuple[str, float]]:
-    """(stage, seconds after its start) of `count` kills, in the order of the stages; up to 3 s later than its end, where DVC writes."""
-    order = list(seconds)
-    aimed = rng.choices(order, [AIMED.get(name, 1) for name in order], k=count)
-    return sorted(((name, rng.uniform(0, seconds[name] + 3)) for name in aimed), key=lambda moment: order.index(moment[0]))
+def draw_moments(rng: random.Random, count: int, seconds: dict[str, float]) -> list[tuple[str, bool, float]]:
+    """(stage, after its first state?, seconds after its start or that state) of `count` kills, in the order of the stages.
+
+    Up to 3 s later than the stage's end, where DVC writes its lock.
+    """
+    order, moments = list(seconds), []
+    for name in rng.choices(order, [AIMED.get(name, 1) for name in order], k=count):
+        saved = name in TRAINED and rng.random() < 0.6
+        moments.append((name, saved, rng.uniform(0, 8 if saved else seconds[name] + 3)))
+    return sorted(moments, key=lambda moment: (order.index(moment[0]), moment[1]))
 
 
 def finish(folder: Path, log: Path, row: dict) -> str:
@@ -153,27 +163,28 @@ def finish(folder: Path, log: Path, row: dict) -> str:
 
 
 def check_training(row: dict, held: set[str], said: str) -> None:
-    """Note in `row` whether every training that had a state and was started went on above step 0."""
-    gone_on = steps_gone_on(said)
-    for name in held & set(re.findall(r"== (\w+): started", said)):
-        row["states"] += 1
-        row["went on"] += gone_on.get(name, 0) > 0
-        row["steps"] += f"{name} {gone_on.get(name, 'anew')} "
+    """Note in `row` at which step each training that had a state (`held`) went on; a kill may come before it could say so."""
+    gone_on, over = steps_gone_on(said), durations(said)
+    for name in held:
+        if name in gone_on or name in over:
+            row["states"] += 1
+            row["went on"] += gone_on.get(name, 0) > 0
+            row["steps"] += f"{name} {gone_on.get(name, 'anew')} "
 
 
 def one_round(folder: Path, log: Path, moments, expected: dict[str, str]) -> dict:
     """Kill at each of the `moments`, then run to the end and compare; a row of the table."""
-    row, held = {"kills": 0, "healed": "", "states": 0, "went on": 0, "steps": "", "exit": None}, set()
+    row = {"kills": 0, "healed": "", "states": 0, "went on": 0, "steps": "", "exit": None}
     start_over(folder)
-    for stage, delay in moments:
-        run = Repro(folder, log)
-        if not run.wait_for(f"== {stage}: started"):
-            run.process.wait()
-            row["healed"] += f"{asked} " if (asked := heal(folder, run.said())) else ""
-            continue  # the stage was done already, or the run needed help
-        row["kills"] += run.kill_in(delay)
+    for stage, saved, delay in moments:
+        held, run = states(folder), Repro(folder, log)
+        if run.reached(stage, saved):
+            row["kills"] += run.kill_in(delay)
+        elif asked := heal(folder, run.said()):
+            row["healed"] += f"{asked} "
+        run.process.wait()
         check_training(row, held, run.said())
-        held = states(folder)
+    held = states(folder)
     check_training(row, held, finish(folder, log, row))
     return row | compare(folder, expected)
 
