@@ -4,7 +4,7 @@
     python tests/campaign.py --only captions   one class, and what went wrong in it
     python tests/campaign.py --seed 7          other members of the kinds that are drawn
 
-No part of `make test`. Each input runs in a process of its own, at most 60 s, with at most 6 GB.
+No part of `make test`. Each input runs in a process of its own, at most two minutes, with at most 6 GB.
 Exit status 1 unless every outcome is right.
 """
 import argparse
@@ -33,7 +33,7 @@ from retinalogos.config import UserError
 
 CLASSES = ("captions", "journal", "tables", "photographs", "settings", "params", "states", "arguments", "study", "cards",
            "doctor", "files")
-SECONDS, BYTES = 60, 6 << 30
+SECONDS, BYTES = 120, 6 << 30
 VERDICTS = ("right", "wrong in silence", "wrong words", "traceback", "hang")
 
 

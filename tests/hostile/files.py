@@ -164,7 +164,7 @@ sys.exit(main(["{}"]))
 """
 
 
-def stage(prepare, name="dataset", env=None):
+def stage(prepare, name="dataset"):
     """The function of a case: exit status and last lines of `python -m retinalogos.stage NAME` in a small project."""
     def run(folder):
         import shutil
@@ -177,8 +177,8 @@ def stage(prepare, name="dataset", env=None):
         shutil.copytree(root / "nbs/stages", project / "nbs/stages")
         content = overlay(read_yaml(root / "params.yaml"), {"dataset": {"n_patients": 2, "render_size": 128}, "base": {"low_resolution": 32, "high_resolution": 64}})
         YAML().dump(content, project / "params.yaml")
-        changed = prepare(project) or {}
-        done = subprocess.run([sys.executable, "-m", "retinalogos.stage", name], cwd=project, text=True, capture_output=True, timeout=55, env=os.environ | {"PYTHONPATH": str(root)} | (env or {}) | changed)
+        changed = prepare(project)
+        done = subprocess.run([sys.executable, "-m", "retinalogos.stage", name], cwd=project, text=True, capture_output=True, timeout=110, env=os.environ | {"PYTHONPATH": str(root)} | (changed if isinstance(changed, dict) else {}))
         return done.returncode, done.stderr, (project / "data/dataset/records.parquet").is_file()
     return run
 
