@@ -67,7 +67,7 @@ def in_child(case, pipe):
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
         os.chdir(folder)
         kind, content = outcome(case, Path(folder))
-        pipe.send((judge(case, kind, content), " ".join(repr(content).split())[:300]))
+        pipe.send((judge(case, kind, content), ascii(content)[:300]))
         os.chdir("/")
 
 
@@ -94,8 +94,8 @@ def run_class(name: str, seed: int, listed: bool) -> dict:
         verdict, told = run_case(case)
         counts[verdict] += 1
         if listed and verdict != "right":
-            want = f"says {str(case.want)!r}" if isinstance(case.want, Says) else repr(case.want)[:120]
-            print(f"{verdict:16} {name}: {case.name}: {told}; wanted: {want}", flush=True)
+            want = f"says {str(case.want)!r}" if isinstance(case.want, Says) else ascii(case.want)[:80]
+            print(f"{verdict:16} {name}: {ascii(case.name)[1:-1]}: {told}; wanted: {want}", flush=True)
     return {"class": name, "inputs": len(cases)} | {v: counts[v] for v in VERDICTS} | {"seconds": round(time.monotonic() - begun)}
 
 

@@ -96,6 +96,6 @@ def cases(rng):
         want = Says(word)
         yield Case(name, changed(section, **values), Either((want, lambda params: True)) if name in FINE_AS_WELL else want, lines=3)
     for name, data in FILES.items():
-        fine = {"octal": 15, "a number in words": 20261124, "null as a section": 20261124}
+        fine = {"in UTF-16": 20261124, "in UTF-32": 20261124, "octal": 15, "a number in words": 20261124, "null as a section": 20261124}
         want = Either((Says("params.yaml"), fine[name])) if name in fine else Says("params.yaml")
         yield Case(f"file: {name}", lambda folder, data=data: load(folder, data), want, lines=200)

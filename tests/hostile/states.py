@@ -99,7 +99,8 @@ def put(content):
 
 def states(rng):
     """Files in the place of the state."""
-    anew, on = (True, False, True), (True, True, True)
+    on, told = (True, True, True), Says(r"train\.pt")
+    anew = Either(((True, False, True), told))
     yield "untouched", lambda path: None, on
     for name, content in {"nothing": b"", "text": b"hello", "zeros": bytes(5000), "a pickle that acts": pickle.dumps(Touch()), "a zip of nothing": b"PK\x05\x06" + bytes(18), "one byte": b"\x80", "HTML": b"<html>"}.items():
         yield name, put(content), anew
@@ -117,7 +118,7 @@ def states(rng):
                          "a weight of another shape": lambda state: state | {"model": {k: v.reshape(-1)[:1] for k, v in state["model"].items()}}, "no optimizers": lambda state: state | {"optimizers": []},
                          "losses a word": lambda state: state | {"losses": "x"}, "fewer losses": lambda state: state | {"losses": state["losses"][:1]}}.items():
         yield name, rewrite(change), anew
-    yield "a folder", lambda path: (path.unlink(), path.mkdir()), Either(((True, False, False), anew, Says("train.pt")))
+    yield "a folder", lambda path: (path.unlink(), path.mkdir()), Either(((True, False, False), anew))
     yield "a dangling link", lambda path: (path.unlink(), path.symlink_to("gone")), Either(((True, False, False), anew))
 
 
