@@ -1,4 +1,7 @@
-"""Hostile inputs, one page a class: each page has `cases(rng)`, which gives a `Case` for each input with its right outcome."""
+"""Hostile inputs, one page a class: `cases(rng)` of a page gives a `Case` for each input, with its right outcome.
+
+The pages are tables of inputs, and wider than other code.
+"""
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -7,17 +7,22 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
 
 from hostile import Case, Either
 from retinalogos import cli
+from retinalogos.analysis import reader_pack, reader_study  # noqa: F401  imported once here, not in every process
+from retinalogos.captions import run  # noqa: F401
+from retinalogos.data import figures  # noqa: F401
 from retinalogos.data.simulate import simulate_patient
+from retinalogos.training import sample
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def project(folder):
     """A project without results, with a photograph, two folders of pictures and a checkpoint that paints the seed."""
-    from PIL import Image
     shutil.copy(ROOT / "params.yaml", folder)
     shutil.copytree(ROOT / "presets", folder / "presets")
     (folder / "model").mkdir()
@@ -32,10 +37,6 @@ def project(folder):
 
 def paint():
     """The sampler paints pictures at once, and checks its arguments as torch would."""
-    import torch
-
-    from retinalogos.training import sample
-
     def generate(pipeline, prompts, seeds, **choices):
         for seed in seeds:
             torch.Generator().manual_seed(seed)

@@ -1,12 +1,15 @@
 """Text from files in cards, forms and pages: never a tag, never front matter, never a lie about where photographs came from."""
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 
 from hostile import Case, Either, Says
 from hostile.photographs import encoded, eye, place
+from retinalogos import cards
+from retinalogos.analysis.reader_pack import folder_material, make_pack
 from retinalogos.captions.sheet import row_page
 from retinalogos.data.dataset import build_dataset
 from retinalogos.data.sources import FolderSource
@@ -51,7 +54,6 @@ def page(text):
 
 def pack_text(folder, text):
     """The page of a study whose photographs have such names."""
-    from retinalogos.analysis.reader_pack import folder_material, make_pack
     for kind in ("real", "synthetic"):
         (folder / kind).mkdir()
         for k in range(2):
@@ -63,16 +65,13 @@ def pack_text(folder, text):
 
 def model_card(folder, change):
     """The model card of this repository's results, changed by `change(results folder)`."""
-    import shutil
-
-    from retinalogos.cards import model_card as card
     root = Path(__file__).resolve().parents[2]
     (folder / "data").mkdir()
     shutil.copytree(root / "data/results", folder / "data/results")
     for name in ("dvc.lock", "params.yaml", "dvc.yaml"):
         shutil.copy(root / name, folder / name)
     change(folder)
-    return card(folder)
+    return cards.model_card(folder)
 
 
 def own_dataset(folder):

@@ -1,9 +1,12 @@
 """doctor on sick projects: a check that fails is one problem that names its file, and the others go on."""
 import json
+import re
 import shutil
 from pathlib import Path
 
-from hostile import Case, Either, Says
+import torch  # noqa: F401  imported once here, not in every process
+
+from hostile import Case
 from retinalogos import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +56,6 @@ def checks(folder, file, how, dvc=False):
 def cases(rng):
     def told(file):
         words = {"data/results/summary.json": "summary|room", "dvc.lock": "dvc.lock|room", "pyproject.toml": "pyproject|packages", "constraints.txt": "constraints|packages"}.get(file, file)
-        import re
         return lambda got: got[0] >= 8 and got[2] == 1 and re.search(words, got[1]) is not None
     alive = lambda got: got[0] >= 8 and got[2] == 1
     for file in FILES:

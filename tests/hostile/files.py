@@ -3,15 +3,17 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+from ruamel.yaml import YAML
 
 from hostile import Case, Either, Says
-from retinalogos.config import UserError, atomic_path, remove_leftovers, stage_folder, write_json, write_table
+from retinalogos.config import UserError, atomic_path, overlay, read_yaml, remove_leftovers, stage_folder, write_json, write_table
 
 
 def dead_pid() -> int:
@@ -118,9 +120,6 @@ def killed(folder, moment):
     write_folder(folder, content="old")
 
     def die():
-        import shutil
-
-        from retinalogos import config
         real, count = os.replace, [0]
 
         def replace(*about):
@@ -128,7 +127,7 @@ def killed(folder, moment):
             if count[0] == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*about)
-        config.os.replace = replace
+        os.replace = replace
         if moment == 0:
             with stage_folder(folder / "data/out") as new:
                 (Path(new) / "a.txt").write_text("half")
@@ -157,21 +156,9 @@ def full(folder, act):
     return "written"
 
 
-STAGE = """
-from retinalogos.stage import main
-import sys
-sys.exit(main(["{}"]))
-"""
-
-
 def stage(prepare, name="dataset"):
     """The function of a case: exit status and last lines of `python -m retinalogos.stage NAME` in a small project."""
     def run(folder):
-        import shutil
-
-        from ruamel.yaml import YAML
-
-        from retinalogos.config import overlay, read_yaml
         root = Path(__file__).resolve().parents[2]
         project = folder / "project"
         shutil.copytree(root / "nbs/stages", project / "nbs/stages")
