@@ -30,7 +30,6 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import GradientAccumulationPlugin
 from diffusers import Lumina2Transformer2DModel, LuminaNextDiT2DModel
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from diffusers.training_utils import EMAModel
@@ -471,9 +470,7 @@ class Run:
     "What a training run holds: model, averaged weights, optimizers, step, losses and the best so far; can be saved and resumed."
 
     def __init__(self, transformer, settings, name, tracker=None, folder="."):
-        once = GradientAccumulationPlugin(num_steps=1)  # whatever ACCELERATE_GRADIENT_ACCUMULATION_STEPS says
-        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, gradient_accumulation_plugin=once,
-                                       log_with=tracker, project_dir=folder)
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, log_with=tracker, project_dir=folder)
         sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if settings.batch_size % self.accelerator.num_processes:
             raise UserError(f"batch_size {settings.batch_size} cannot be shared evenly by {self.accelerator.num_processes} processes: choose a multiple")
