@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from retinalogos.config import UserError
 from retinalogos.training.encoders import build_autoencoder, load_autoencoder, seal
-from retinalogos.training.trainer import (FlowData, TrainSettings, build_transformer, initialise, load_state, read_state, save_state,
-                                          train_flow)
+from retinalogos.training.trainer import (FlowData, TrainSettings, accelerate_notes, build_transformer, initialise,
+                                          load_state, read_state, save_state, train_flow)
 
 SETTINGS = TrainSettings(steps=12, batch_size=8, lr=1e-3, checkpoint_every=4, warmup_steps=2)
 
@@ -145,3 +146,42 @@ def test_damaged_weights_are_told(weights, damage, reason):
 def test_stock_folders_need_no_seal(weights):
     (weights.parent / "hashes.json").unlink()
     load_autoencoder(weights.parent)
+
+
+@pytest.mark.parametrize("variable, value", [
+    ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"), ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "many"),
+    ("ACCELERATE_MIXED_PRECISION", "bf16")])
+def test_variables_of_accelerate_change_no_result(data, monkeypatch, capsys, variable, value):
+    trained = []
+    for environment in ({}, {variable: value}):
+        AcceleratorState._reset_state()  # else the precision of the first training in this process would stay
+        for name in environment:
+            monkeypatch.setenv(name, value)
+        trained.append(train_flow(fresh(), data, replace(SETTINGS, steps=3), 0, progress=False))
+        assert (f"{variable}={value} is not used" in capsys.readouterr().out) == bool(environment)
+    (first, losses), (second, others) = trained
+    assert losses.loss.tolist() == others.loss.tolist()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
+
+
+@pytest.mark.parametrize("environment, notes", [
+    ({}, []),
+    ({"ACCELERATE_USE_CPU": "false", "ACCELERATE_DYNAMO_BACKEND": "no", "ACCELERATE_MIXED_PRECISION": "no"}, []),
+    ({"ACCELERATE_USE_CPU": "true"}, ["ACCELERATE_USE_CPU is set: training runs on the CPU"]),
+    ({"ACCELERATE_TORCH_DEVICE": "cuda:1"}, ["ACCELERATE_TORCH_DEVICE=cuda:1 is used"]),
+    ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, ["ACCELERATE_DYNAMO_BACKEND=INDUCTOR is used"])])
+def test_variables_of_accelerate_are_told(monkeypatch, environment, notes):
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert accelerate_notes("no") == notes
+
+
+@pytest.mark.parametrize("variable, value, reason", [
+    ("ACCELERATE_USE_DEEPSPEED", "true", "cannot do"), ("ACCELERATE_USE_MEGATRON_LM", "1", "cannot do"),
+    ("ACCELERATE_USE_CPU", "perhaps", "neither true nor false")])
+def test_variables_of_accelerate_that_cannot_be_obeyed(data, monkeypatch, variable, value, reason):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"{variable}.*{reason}"):
+        train_flow(fresh(), data, SETTINGS, 0, progress=False)
