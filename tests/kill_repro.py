@@ -62,9 +62,16 @@ def small_project(folder: Path) -> Path:
 
 def start_over(folder: Path) -> None:
     """Back to a fresh clone: no data, no cache of DVC; the environment counts as installed."""
+    for process in living(folder):
+        process.kill()
     sh("git clean -ffdxq -e .venv && git checkout -q -- .", folder)
     for file in ("pyproject.toml", "constraints.txt"):
         os.utime(folder / file, (0, 0))
+
+
+def living(folder: Path) -> list[psutil.Process]:
+    """Processes that work in `folder`: what a kill of the group has left."""
+    return [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]
 
 
 def out_hashes(folder: Path) -> dict[str, str]:
@@ -190,17 +197,17 @@ def one_round(folder: Path, log: Path, moments, expected: dict[str, str]) -> dic
 
 
 def compare(folder: Path, expected: dict[str, str]) -> dict:
-    """Files that differ, whether dvc.lock is sound, and what was left over, as cells of the table."""
+    """Files that differ, whether dvc.lock is sound, what was left over, and processes still alive, as cells of the table."""
     there = out_hashes(folder)
     differ = sorted(name for name in expected | there if expected.get(name) != there.get(name))
     status = subprocess.run([".venv/bin/dvc", "status", "--json"], cwd=folder, capture_output=True, text=True)
     left = [p for p in (folder / "data").rglob(".*") if p.name.startswith((".part", ".old"))]
-    alive = [p for p in psutil.process_iter(["cwd", "cmdline"]) if p.info["cwd"] == str(folder)]
     return {"differ": len(differ), "first": next(iter(differ), ""), "lock": status.returncode == 0 and status.stdout.strip() == "{}",
-            "left over": " ".join(str(p.relative_to(folder)) for p in left) + f"{len(alive)} processes" * bool(alive)}
+            "left over": " ".join(str(p.relative_to(folder)) for p in left), "alive": len(living(folder))}
 
 
 def passed(row: dict) -> bool:
+    """Whether a round ended as it should; processes that wait for work without end are told, not counted."""
     return row["exit"] == 0 and not row["differ"] and row["lock"] and not row["left over"] and row["states"] == row["went on"]
 
 

@@ -193,8 +193,7 @@ def checkpoint() -> Path:
     images = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8)
     autoencoder, _ = encoders.make_autoencoder(None, images, 4, 1, 4, 1e-3, 0)
     tokenizer, text_encoder, _ = encoders.make_text_encoder(None, captions, 200, 16, 32, 1, 2, 1, 4, 1e-3, 0)
-    latents = encoders.encode_images(autoencoder, images[:1])
-    transformer = initialise(build_transformer(4, 32, latents.shape[-1], 32, 2, 2, 2, patch_size=1), 0)
+    transformer = initialise(build_transformer(4, 32, 32, 32, 2, 2, 2, patch_size=1), 0)
     sample.save_checkpoint(folder / "model", transformer, (autoencoder, tokenizer, text_encoder))
     return folder / "model"
 
