@@ -46,7 +46,7 @@ def message(**fields) -> bytes:
 
 def http(body: bytes = b"", status: int = 200, **headers) -> bytes:
     """A whole response; underscores in names of headers stand for hyphens, None leaves a header out."""
-    lines = {"Content-Length": len(body), "Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    lines = {"Content-Length": len(body), "Content-Type": "application/json", "Connection": "close"} | {k.replace("_", "-"): v for k, v in headers.items()}
     head = "".join(f"{k}: {v}\r\n" for k, v in lines.items() if v is not None)
     return f"HTTP/1.1 {status} X\r\n{head}\r\n".encode("latin-1") + body
 
@@ -84,7 +84,7 @@ class Handler(socketserver.StreamRequestHandler):
         body, server = self.rfile.read(length), self.server
         server.bodies.append(body)
         server.times += MARK in body
-        given = server.reply(server.times, body) if MARK in body else http(chat(), Connection="close")
+        given = server.reply(server.times, body) if MARK in body else http(chat())
         for piece in [given] if isinstance(given, bytes) else given:
             self.wfile.write(piece)
             self.wfile.flush()
@@ -135,7 +135,7 @@ def always(given):
 
 def once(given):
     """`given` the first time, a good answer afterwards."""
-    return lambda times, body: given if times == 1 else http(chat(), Connection="close")
+    return lambda times, body: given if times == 1 else http(chat())
 
 
 def statuses():
@@ -297,7 +297,7 @@ BAD_TEXT = {"formula": "=HYPERLINK(0) and media that are clear and an optic disc
 def texts():
     """Captions with text that nobody sees or wants."""
     def clean(value):
-        return all(c.isprintable() and not 0xFE00 <= ord(c) <= 0xFE0F for c in value["caption"]) and value["caption"][0].isalpha()
+        return all(c.isprintable() and not 0xFE00 <= ord(c) <= 0xFE0F for c in value["caption"]) and value["caption"][0].isalnum()
     for name, hidden in HIDDEN_TEXT.items():
         yield f"caption with {name}", always(http(chat(answer(GOOD.replace("round", f"rou{hidden}nd"))))), Either((REFUSED, clean))
         yield f"caption that begins with {name}", always(http(chat(answer(hidden + GOOD)))), Either((REFUSED, clean))
