@@ -48,7 +48,8 @@ def outcome(case, folder: Path) -> tuple[str, object]:
         return "error", str(error)
     except BaseException as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return "traceback", f"{type(error).__name__}: {str(error)[:160]} ({Path(where.filename).name}:{where.lineno})"
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        return "traceback", f"{type(error).__name__}: {str(error)[:160]} ({place})"
 
 
 def judge(case, kind: str, content) -> str:
@@ -96,7 +97,8 @@ def run_class(name: str, seed: int, listed: bool) -> dict:
         if listed and verdict != "right":
             want = f"says {str(case.want)!r}" if isinstance(case.want, Says) else ascii(case.want)[:80]
             print(f"{verdict:16} {name}: {ascii(case.name)[1:-1]}: {told}; wanted: {want}", flush=True)
-    return {"class": name, "inputs": len(cases)} | {v: counts[v] for v in VERDICTS} | {"seconds": round(time.monotonic() - begun)}
+    row = {"class": name, "inputs": len(cases)} | {verdict: counts[verdict] for verdict in VERDICTS}
+    return row | {"seconds": round(time.monotonic() - begun)}
 
 
 def main() -> int:

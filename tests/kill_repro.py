@@ -1,10 +1,11 @@
-"""Kill `make repro` of a small project at random moments, start it again, and compare every byte with an undisturbed run.
+"""Kill `make repro` of a small project at random moments, start it again, compare with an undisturbed run.
 
     python tests/kill_repro.py                 40 kills
     python tests/kill_repro.py --kills 4 --seed 7
 
-No part of `make test`. Each round starts from nothing; a kill is SIGKILL to the whole process group, as `kill -9` or a batch system sends it.
-Exit status 1 unless every round ends with the same bytes, training went on wherever a state was there, and nothing is left over.
+No part of `make test`. Each round starts from nothing and is killed several times: SIGKILL to the whole
+process group, as a batch system does. Exit status 1 unless every round ends with the same bytes,
+training went on wherever a state was there, and nothing is left over.
 """
 import argparse
 import hashlib
@@ -29,14 +30,15 @@ LAST = "finetune"
 SMALL = {
     "base": {"low_resolution": 32, "high_resolution": 64},
     "dataset": {"n_patients": 40, "render_size": 64},
-    "encoders": {"vae_steps": 3, "text_steps": 3, "clip_steps": 3, "text_dim": 32, "text_heads": 2, "clip_layers": 1},
+    "encoders": {"vae_steps": 3, "text_steps": 3, "clip_steps": 3, "text_dim": 32, "text_heads": 2,
+                 "clip_layers": 1},
     "pretrain": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "steps": 120,
                  "warmup_steps": 5, "checkpoint_every": 5},
     "finetune": {"steps": 80, "warmup_steps": 5, "checkpoint_every": 5},
     "sample": {"n_images": 8, "n_balanced": 10, "n_per_disease": 1, "n_counterfactual": 1, "strip_seeds": 1,
                "num_inference_steps": 2},
 }
-AIMED = {"dataset": 1, "captions": 1, "encoders": 1, "pretrain": 4, "purify": 1, "finetune": 4, "sample": 1}  # odds
+AIMED = {"pretrain": 4, "finetune": 4}  # odds of a kill; of every other stage 1
 TRAINED = ("pretrain", "finetune")
 GIT = "git -c user.name=kill -c user.email=kill@example.invalid"
 
@@ -47,13 +49,14 @@ def sh(command: str, folder: Path) -> None:
 
 
 def small_project(folder: Path) -> Path:
-    """A clone of this checkout with few patients and few steps, whose stages end with `LAST`; its environment is ours."""
+    """A clone of this checkout with few patients and steps, up to the stage `LAST`, with our environment."""
     sh(f"git clone -q '{ROOT}' '{folder}'", ROOT)
     writer = YAML()
     writer.dump(overlay(read_yaml(folder / "params.yaml"), SMALL), folder / "params.yaml")
     stages = read_yaml(folder / "dvc.yaml")["stages"]
     names = list(stages)
-    writer.dump({"stages": {name: stages[name] for name in names[:names.index(LAST) + 1]}}, folder / "dvc.yaml")
+    kept = {name: stages[name] for name in names[:names.index(LAST) + 1]}
+    writer.dump({"stages": kept}, folder / "dvc.yaml")
     (folder / ".venv").symlink_to(ROOT / ".venv")
     (folder / ".git/info/exclude").write_text(".venv\n")
     sh(f"{GIT} commit -qam small", folder)
@@ -90,19 +93,20 @@ class Repro:
         env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
         self.start = log.stat().st_size if log.is_file() else 0
         with log.open("ab") as file:
-            self.process = subprocess.Popen(["make", "repro"], cwd=folder, stdout=file, stderr=subprocess.STDOUT,
-                                            stdin=subprocess.DEVNULL, start_new_session=True, env=env)
+            self.process = subprocess.Popen(["make", "repro"], cwd=folder, env=env, start_new_session=True,
+                                            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
 
     def said(self) -> str:
         """What this run has said so far."""
         return self.log.read_bytes()[self.start:].decode("utf-8", "replace")
 
     def reached(self, stage: str, saved: bool) -> bool:
-        """Wait until `stage` has started (`saved`: and has a state, or is done); False if the run ends before."""
+        """Wait until `stage` has started (`saved`: has a state, or is done); False if the run ends before."""
         state = self.folder / f"data/run/{stage}.pt"
         while self.process.poll() is None:
             said = self.said()
-            if f"== {stage}: started" in said and (not saved or state.is_file() or f"== {stage}: done" in said):
+            ready = not saved or state.is_file() or f"== {stage}: done" in said
+            if f"== {stage}: started" in said and ready:
                 return True
             time.sleep(0.02)
         return False
@@ -131,12 +135,12 @@ def states(folder: Path) -> set[str]:
 
 def steps_gone_on(said: str) -> dict[str, int]:
     """The step at which each training went on in one run."""
-    return {name: int(step) for name, part in re.findall(r"== (\w+): started(.*?)(?=\n== \w+: started|\Z)", said, re.DOTALL)
-            for step in re.findall(r"going on at step (\d+) of \d+", part)[:1]}
+    runs = re.findall(r"== (\w+): started(.*?)(?=\n== \w+: started|\Z)", said, re.DOTALL)
+    return {name: int(step) for name, part in runs for step in re.findall(r"going on at step (\d+) of \d+", part)[:1]}
 
 
 def heal(folder: Path, said: str) -> str:
-    """Do what a run that stopped asks for: `git checkout dvc.lock` is the one command that we know; "" when that was not asked."""
+    """Do what a run that stopped asks for, `git checkout dvc.lock`; "" when that was not asked."""
     if "git checkout" not in said or "dvc.lock" not in said:
         return ""
     sh("git checkout -q -- dvc.lock", folder)
@@ -144,7 +148,7 @@ def heal(folder: Path, said: str) -> str:
 
 
 def draw_moments(rng: random.Random, count: int, seconds: dict[str, float]) -> list[tuple[str, bool, float]]:
-    """(stage, after its first state?, seconds after its start or that state) of `count` kills, in the order of the stages.
+    """(stage, after its first state?, seconds after its start or that state) of `count` kills, in order.
 
     Up to 3 s later than the stage's end, where DVC writes its lock.
     """
@@ -156,7 +160,7 @@ def draw_moments(rng: random.Random, count: int, seconds: dict[str, float]) -> l
 
 
 def finish(folder: Path, log: Path, row: dict) -> str:
-    """Run to the end, with what a message asks for, at most three times; notes in `row`. Returns what was said."""
+    """Run to the end, with what a message asks for, at most three times; what was said. Notes in `row`."""
     said = ""
     for _ in range(3):
         run = Repro(folder, log)
@@ -170,7 +174,10 @@ def finish(folder: Path, log: Path, row: dict) -> str:
 
 
 def check_training(row: dict, held: set[str], said: str) -> None:
-    """Note in `row` at which step each training that had a state (`held`) went on; a kill may come before it could say so."""
+    """Note in `row` at which step each training that had a state (`held`) went on.
+
+    A kill may come before it could say so: then nothing is noted.
+    """
     gone_on, over = steps_gone_on(said), durations(said)
     for name in held:
         if name in gone_on or name in over:
@@ -197,18 +204,20 @@ def one_round(folder: Path, log: Path, moments, expected: dict[str, str]) -> dic
 
 
 def compare(folder: Path, expected: dict[str, str]) -> dict:
-    """Files that differ, whether dvc.lock is sound, what was left over, and processes still alive, as cells of the table."""
+    """Files that differ, whether dvc.lock is sound, what was left over, and processes still alive."""
     there = out_hashes(folder)
     differ = sorted(name for name in expected | there if expected.get(name) != there.get(name))
     status = subprocess.run([".venv/bin/dvc", "status", "--json"], cwd=folder, capture_output=True, text=True)
     left = [p for p in (folder / "data").rglob(".*") if p.name.startswith((".part", ".old"))]
-    return {"differ": len(differ), "first": next(iter(differ), ""), "lock": status.returncode == 0 and status.stdout.strip() == "{}",
+    sound = status.returncode == 0 and status.stdout.strip() == "{}"
+    return {"differ": len(differ), "first": next(iter(differ), ""), "lock": sound,
             "left over": " ".join(str(p.relative_to(folder)) for p in left), "alive": len(living(folder))}
 
 
 def passed(row: dict) -> bool:
     """Whether a round ended as it should; processes that wait for work without end are told, not counted."""
-    return row["exit"] == 0 and not row["differ"] and row["lock"] and not row["left over"] and row["states"] == row["went on"]
+    went_on = row["states"] == row["went on"]
+    return row["exit"] == 0 and not row["differ"] and row["lock"] and not row["left over"] and went_on
 
 
 def main() -> int:
@@ -229,7 +238,8 @@ def main() -> int:
     while sum(row["kills"] for row in rows) < args.kills and len(rows) < 2 * args.kills:
         begun, missing = time.monotonic(), args.kills - sum(row["kills"] for row in rows)
         moments = draw_moments(rng, min(args.a_round, missing), seconds)
-        rows.append({"round": len(rows) + 1} | one_round(folder, top / f"{len(rows) + 1:02d}.log", moments, expected))
+        number = len(rows) + 1
+        rows.append({"round": number} | one_round(folder, top / f"{number:02d}.log", moments, expected))
         rows[-1] |= {"passed": passed(rows[-1]), "seconds": round(time.monotonic() - begun)}
         print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
