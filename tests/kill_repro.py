@@ -37,6 +37,7 @@ SMALL = {
     "finetune": {"steps": 80, "warmup_steps": 5, "checkpoint_every": 5},
     "sample": {"n_images": 8, "n_balanced": 10, "n_per_disease": 1, "n_counterfactual": 1, "strip_seeds": 1,
                "num_inference_steps": 2},
+    "downstream": {"n_synthetic": 10, "doses": [5]},
 }
 AIMED = {"pretrain": 4, "finetune": 4}  # odds of a kill; of every other stage 1
 TRAINED = ("pretrain", "finetune")
