@@ -8,10 +8,9 @@ __all__ = ['REFUSED', 'UNITS', 'OPTIONS', 'OTHER_NAMES', 'NOT_KNOWN', 'MOST_BYTE
            'model_revision', 'load_vlm', 'chat', 'cut_at', 'write_on', 'write_answers', 'TransformersBackend', 'take',
            'judge', 'ImageFault', 'ServerBusy', 'read_wait', 'asked_wait', 'pause', 'request_options', 'error_of',
            'refused_option', 'without_refused', 'server_address', 'shown', 'authorisation', 'without_key',
-           'open_client', 'BadReply', 'fetch', 'read_json', 'listed_models', 'served_model', 'likely_first', 'count_of',
-           'message_text', 'check_status', 'read_reply', 'reply_fault', 'Calm', 'OpenAIBackend', 'server_messages',
-           'post', 'ask', 'finish', 'Line', 'load_language_model', 'text_turn', 'TextTransformersBackend',
-           'text_backend']
+           'open_client', 'BadReply', 'fetch', 'read_json', 'served_model', 'likely_first', 'count_of', 'message_text',
+           'check_status', 'read_reply', 'reply_fault', 'Calm', 'OpenAIBackend', 'server_messages', 'post', 'ask',
+           'finish', 'Line', 'load_language_model', 'text_turn', 'TextTransformersBackend', 'text_backend']
 
 # %% ../../nbs/captions/03_backends.ipynb #71263863
 import asyncio
@@ -435,30 +434,26 @@ def read_json(text: str):
         return None
 
 
-def listed_models(server: str, key: str, hint: str, seconds: float = 10) -> list[str]:
-    """Names of the models that `server` lists; `UserError`, ending in `hint`, where it does not say within `seconds`."""
+def served_model(server: str, key: str, wanted: str | None, setting: str = "captions.model") -> str:
+    """`wanted`, or when that is None the only model that `server` lists; `UserError` when it lists none or several."""
+    if wanted:
+        return wanted
+
     async def ask_once():
-        async with open_client(server, key, seconds) as client:
-            return await fetch(client, "GET", f"{server}/models", seconds)
+        async with open_client(server, key, 10) as client:
+            return await fetch(client, "GET", f"{server}/models", 10)
 
     with ThreadPoolExecutor(1) as thread:  # a loop of its own: Jupyter has one that runs
         try:
             status, _, text = thread.submit(asyncio.run, ask_once()).result()
         except (httpx.HTTPError, BadReply) as error:
             reason = str(error) if isinstance(error, BadReply) else type(error).__name__
-            raise UserError(f"{shown(server)}: it does not say which models it has ({reason}); {hint}") from None
+            raise UserError(f"{shown(server)}: it does not say which models it has ({reason}); start it, or name {setting}") from None
     listed = read_json(text) if status == 200 else None
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list):
-        raise UserError(f"{shown(server)}: it does not say which models it has (status {status}); {hint}")
-    return [plain_text(entry["id"], 200) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
-
-
-def served_model(server: str, key: str, wanted: str | None, setting: str = "captions.model") -> str:
-    """`wanted`, or when that is None the only model that `server` lists; `UserError` when it lists none or several."""
-    if wanted:
-        return wanted
-    names = listed_models(server, key, f"start it, or name {setting}")
+        raise UserError(f"{shown(server)}: it does not say which models it has (status {status}); start it, or name {setting}")
+    names = [plain_text(entry["id"], 200) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
     if len(names) != 1:
         offered = ", ".join(names[:10]) or "none offered"
         raise UserError(f"{shown(server)}: {setting} names no model; choose one of: {offered}")
