@@ -68,7 +68,7 @@ def in_child(case, pipe):
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
         os.chdir(folder)
         kind, content = outcome(case, Path(folder))
-        pipe.send((judge(case, kind, content), ascii(content)[:300]))
+        pipe.send((judge(case, kind, content), " ".join(ascii(content).split())[:300]))
         os.chdir("/")
 
 
