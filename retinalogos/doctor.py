@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Check', 'tried', 'check_packages', 'check_python', 'judge_torch', 'nvidia_card', 'check_accelerator',
-           'check_experiment', 'check_settings', 'check_data', 'served', 'check_captions', 'judge_status', 'check_dvc',
-           'recorded_gigabytes', 'judge_room', 'check_room', 'check_generator', 'examine']
+           'check_experiment', 'check_settings', 'check_data', 'served', 'check_captions', 'judge_status', 'dvc_error',
+           'dvc_at_work', 'check_dvc', 'recorded_gigabytes', 'judge_room', 'recorded_peak', 'check_room',
+           'check_generator', 'examine']
 
 # %% ../nbs/03_doctor.ipynb #06bb26cb
 import json
@@ -18,13 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import gettempdir
 
-import httpx
 import psutil
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from .config import SOURCES, STAGES, UserError, data_root, did_you_mean, load_params, read_yaml, settings
+from .stage import lock_is_whole
 
 # %% ../nbs/03_doctor.ipynb #92cda9c0
 @dataclass(frozen=True)
@@ -39,11 +41,14 @@ class Check:
         return f"{self.state:<9}{self.what:<15}{self.said}"
 
 def tried(what: str, look: Callable[[], Check]) -> Check:
-    "The check that `look` gives, or a problem where it raises UserError."
+    """The check that `look` gives, or a problem where it raises: one sick file must not hide the rest."""
     try:
         return look()
     except UserError as error:
         return Check(what, "problem", "; ".join(str(error).splitlines()))
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        return Check(what, "problem", f"could not be checked: {type(error).__name__}: {reason}")
 
 # %% ../nbs/03_doctor.ipynb #a51d6f9a
 def check_packages(root: Path) -> Check:
@@ -134,14 +139,10 @@ def check_data(root: Path) -> list[Check]:
 
 # %% ../nbs/03_doctor.ipynb #218e2b7a
 def served(address: str, key: str, seconds: float = 2) -> list[str]:
-    "Names of the models that an OpenAI-compatible server lists; UserError when it does not answer so within `seconds`."
-    from retinalogos.captions.backends import authorisation, server_address
-    server = server_address(address)
-    try:
-        reply = httpx.get(f"{server}/models", headers=authorisation(key), timeout=seconds).raise_for_status()
-        return [str(model["id"]) for model in reply.json()["data"]]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{server} does not say which models it has ({type(error).__name__}): start it, or see [captions] in settings.ini") from None
+    """Names of the models that an OpenAI-compatible server lists; UserError when it does not answer so within `seconds`."""
+    from retinalogos.captions.backends import listed_models, server_address
+    return listed_models(server_address(address), key, "start it, or see [captions] in settings.ini", seconds)
+
 
 def check_captions(root: Path) -> Check:
     "The caption backend, and the server where one is set or asked."
@@ -168,30 +169,64 @@ def judge_status(changed: dict) -> Check:
     which = "all stages" if len(stages) == len(STAGES) else ", ".join(stages)
     return Check("DVC", "note", f"would run: {which} (`dvc repro`, or all with `make repro`)")
 
+def dvc_error(printed: str) -> str:
+    """The line of DVC's output that says what is wrong."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR")]
+    return (errors or lines or ["failed"])[0]
+
+
+def dvc_at_work(root: Path) -> int | None:
+    """Number of a process that runs DVC or a stage in this repository, this one and those above it left out."""
+    mine = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        command, place = process.info["cmdline"] or [], process.info["cwd"]
+        named = any(Path(word).name == "dvc" or word in ("dvc", "retinalogos.stage") for word in command[:4])
+        if process.pid not in mine and named and place and Path(place) == root.resolve():
+            return process.pid
+    return None
+
+
 def check_dvc(root: Path) -> Check:
-    "Is the repository one of DVC's, and what would run."
-    if not (root / ".dvc/config").is_file():
-        return Check("DVC", "problem", "not initialised: clone with git rather than unpack an archive, or run `git init` and `dvc init`")
+    """Is the repository one of git's and DVC's, and what would run."""
+    if not (root / ".git").exists() or not (root / ".dvc/config").is_file():
+        return Check("DVC", "problem", "not a repository: clone with git rather than unpack an archive, or run `git init` (and `dvc init`)")
+    lock = root / "dvc.lock"
+    if lock.is_file() and not lock_is_whole(lock.read_text(encoding="utf-8", errors="replace")):
+        return Check("DVC", "problem", "dvc.lock is cut or damaged: `make repro` puts it back, or `git checkout dvc.lock`; nothing is lost")
+    if at_work := dvc_at_work(root):
+        return Check("DVC", "note", f"a run is in progress (process {at_work}): its locks are its own, leave them")
     done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], cwd=root, text=True, capture_output=True)
     if done.returncode:
-        return Check("DVC", "problem", "dvc status: " + (done.stderr.strip().splitlines() or ["failed"])[-1].removeprefix("ERROR: "))
+        return Check("DVC", "problem", f"dvc status: {dvc_error(done.stderr)}")
     return judge_status(json.loads(done.stdout))
 
 # %% ../nbs/03_doctor.ipynb #bdf4a56a
 def recorded_gigabytes(root: Path) -> float:
     "Size [10^9 bytes] of everything that the run on record wrote."
     stages = read_yaml(root / "dvc.lock")["stages"].values()
-    return sum(out.get("size", 0) for stage in stages for out in stage["outs"]) / 1e9
+    return sum(out.get("size", 0) for stage in stages for out in stage.get("outs", [])) / 1e9
 
 def judge_room(free: float, memory: float, files: float, peak: float) -> Check:
     "Free disk and memory [10^9 bytes] against the `files` and the `peak` memory of the run on record."
     said = f"{free:.1f} GB of disk free, {memory:.1f} GB of memory; the run on record wrote {files:.1f} GB and took at most {peak:.1f} GB"
     return Check("room", "problem" if free < 2 * files or memory < peak else "ok", said)
 
+def recorded_peak(root: Path) -> float:
+    """Most memory [10^9 bytes] of the run on record; 0 where no run says."""
+    summary = root / "data/results/summary.json"
+    run = json.loads(summary.read_text(encoding="utf-8")).get("run", {}) if summary.is_file() else {}
+    return float(run.get("peak_memory_gb") or 0)
+
+
 def check_room(root: Path) -> Check:
-    "Disk and memory."
-    peak = json.loads((root / "data/results/summary.json").read_text(encoding="utf-8"))["run"]["peak_memory_gb"]
-    return judge_room(shutil.disk_usage(root).free / 1e9, psutil.virtual_memory().total / 1e9, recorded_gigabytes(root), peak)
+    """Disk, memory, and the disk of temporary files."""
+    free, memory = shutil.disk_usage(root).free / 1e9, psutil.virtual_memory().total / 1e9
+    room = judge_room(free, memory, recorded_gigabytes(root), recorded_peak(root))
+    temporary = shutil.disk_usage(gettempdir()).free / 1e9
+    if room.state == "ok" and temporary < 0.1:
+        return Check("room", "problem", f"{temporary:.2f} GB free in {gettempdir()}, where temporary files go: set TMPDIR to a larger disk")
+    return room
 
 # %% ../nbs/03_doctor.ipynb #25aaa99a
 def check_generator(root: Path) -> Check:
@@ -206,6 +241,6 @@ def examine(root: Path) -> list[Check]:
                                                                  "settings.ini": check_settings, "captions": check_captions}.items()]
     try:
         checks += check_data(root)
-    except UserError:  # params.yaml or settings.ini, told above
+    except Exception:  # params.yaml or settings.ini, told above
         pass
     return checks + [tried("room", lambda: check_room(root)), check_generator(root), tried("DVC", lambda: check_dvc(root))]

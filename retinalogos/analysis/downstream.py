@@ -93,7 +93,8 @@ def named_classifier(kind: str, name: str, classes: int) -> Classifier:
     UserError where there are no weights, no image processor, or a network of another kind.
     """
     try:
-        network = AutoModelForImageClassification.from_pretrained(name, num_labels=classes, ignore_mismatched_sizes=True, use_safetensors=True)
+        network = AutoModelForImageClassification.from_pretrained(name, num_labels=classes, ignore_mismatched_sizes=True,
+                                                                  use_safetensors=True, trust_remote_code=False)
         wanted = ImageProcessingMixin.get_image_processor_dict(name)[0]
     except (OSError, ValueError) as error:
         raise UserError(f"downstream.{kind}: no image classifier in {name} ({str(error).splitlines()[0]}). Name a folder with config.json, safetensors and "

@@ -125,13 +125,20 @@ def clip_distance(real, synthetic, draws: int = 200, seed: int = 0) -> dict:
 
 # %% ../../nbs/analysis/02_fidelity.ipynb #d437025b
 def inception_score(logits, splits: int = 10, seed: int = 0) -> dict:
-    """Inception Score of logits [N, classes] by torchmetrics, with mean ± 1.96 standard deviations of the splits as its range."""
+    """Inception Score of logits [N, classes] by torchmetrics, with mean ± 1.96 standard deviations of the splits as its range.
+
+    Splits have 20 photographs at least; below two such splits the score is missing, since few photographs lower it.
+    """
+    splits = min(splits, len(logits) // 20)
+    if splits < 2:
+        return as_interval(np.nan, np.nan, np.nan, len(logits)) | {"sd": None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         metric = InceptionScore(feature=PrecomputedFeatures(np.shape(logits)[1]), splits=splits)
         metric.update(_vectors(logits))
         mean, spread = (float(x) for x in metric.compute())
-    return as_interval(mean, mean - 1.96 * spread, mean + 1.96 * spread, len(logits)) | {"sd": round(spread, 6)}
+    half = 1.96 * spread if spread > 1e-9 else np.nan
+    return as_interval(mean, max(mean - half, 1.0) if half == half else half, mean + half, len(logits)) | {"sd": round(spread, 6)}
 
 # %% ../../nbs/analysis/02_fidelity.ipynb #7ee759c7
 def clip_score(image_features, text_features, draws: int = 200, seed: int = 0) -> dict:

@@ -8,9 +8,10 @@ __all__ = ['REFUSED', 'UNITS', 'OPTIONS', 'OTHER_NAMES', 'NOT_KNOWN', 'MOST_BYTE
            'model_revision', 'load_vlm', 'chat', 'cut_at', 'write_on', 'write_answers', 'TransformersBackend', 'take',
            'judge', 'ImageFault', 'ServerBusy', 'read_wait', 'asked_wait', 'pause', 'request_options', 'error_of',
            'refused_option', 'without_refused', 'server_address', 'shown', 'authorisation', 'without_key',
-           'open_client', 'BadReply', 'fetch', 'read_json', 'served_model', 'likely_first', 'count_of', 'message_text',
-           'check_status', 'read_reply', 'reply_fault', 'Calm', 'OpenAIBackend', 'server_messages', 'post', 'ask',
-           'finish', 'Line', 'load_language_model', 'text_turn', 'TextTransformersBackend', 'text_backend']
+           'open_client', 'BadReply', 'fetch', 'read_json', 'listed_models', 'served_model', 'likely_first', 'count_of',
+           'message_text', 'check_status', 'read_reply', 'reply_fault', 'Calm', 'OpenAIBackend', 'server_messages',
+           'post', 'ask', 'finish', 'Line', 'load_language_model', 'text_turn', 'TextTransformersBackend',
+           'text_backend']
 
 # %% ../../nbs/captions/03_backends.ipynb #71263863
 import asyncio
@@ -309,7 +310,7 @@ def pause(attempt: int, longest: float = 60.) -> float:
 # %% ../../nbs/captions/03_backends.ipynb #24f8866b
 OPTIONS = ("response_format", "max_tokens", "seed", "temperature", "top_logprobs", "logprobs")
 OTHER_NAMES = {"json_schema": "response_format", "max_completion_tokens": "max_tokens"}
-NOT_KNOWN = re.compile(r"(?:un|not )(?:supported|known|recogni[sz]ed|allowed|permitted)|unexpected|extra|forbidden", re.I)
+NOT_KNOWN = re.compile(r"(?:un|not )(?:support|known|recogni[sz]ed|allowed|permitted)|unexpected|extra|forbidden", re.I)
 
 
 def request_options(prompt: Prompt | TextPrompt, temperature: float) -> dict:
@@ -338,7 +339,7 @@ def refused_option(options: dict, error: dict) -> str | None:
         return param
     named = set(re.findall(r"\w+", error["message"])) & {*OPTIONS, *OTHER_NAMES}
     meant = {OTHER_NAMES.get(name, name) for name in named} & set(options)
-    if len(meant) != 1 or len(named) > 1 and not NOT_KNOWN.search(error["message"]):
+    if len(meant) != 1 or not NOT_KNOWN.search(error["message"]):
         return None
     return meant.pop()
 
@@ -361,7 +362,7 @@ def server_address(address: str) -> str:
         parts = httpx.URL(address)
     except (httpx.InvalidURL, ValueError):
         parts = httpx.URL("")
-    if parts.scheme not in ("http", "https") or not parts.host:
+    if parts.scheme not in ("http", "https") or not parts.host or re.search(r"\s", address):
         raise UserError("settings.ini: [captions] server is not an address such as http://host:8000/v1")
     return address.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
@@ -434,26 +435,30 @@ def read_json(text: str):
         return None
 
 
-def served_model(server: str, key: str, wanted: str | None, setting: str = "captions.model") -> str:
-    """`wanted`, or when that is None the only model that `server` lists; `UserError` when it lists none or several."""
-    if wanted:
-        return wanted
-
+def listed_models(server: str, key: str, hint: str, seconds: float = 10) -> list[str]:
+    """Names of the models that `server` lists; `UserError`, ending in `hint`, where it does not say within `seconds`."""
     async def ask_once():
-        async with open_client(server, key, 10) as client:
-            return await fetch(client, "GET", f"{server}/models", 10)
+        async with open_client(server, key, seconds) as client:
+            return await fetch(client, "GET", f"{server}/models", seconds)
 
     with ThreadPoolExecutor(1) as thread:  # a loop of its own: Jupyter has one that runs
         try:
             status, _, text = thread.submit(asyncio.run, ask_once()).result()
         except (httpx.HTTPError, BadReply) as error:
             reason = str(error) if isinstance(error, BadReply) else type(error).__name__
-            raise UserError(f"{shown(server)}: it does not say which models it has ({reason}); start it, or name {setting}") from None
+            raise UserError(f"{shown(server)}: it does not say which models it has ({reason}); {hint}") from None
     listed = read_json(text) if status == 200 else None
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list):
-        raise UserError(f"{shown(server)}: it does not say which models it has (status {status}); start it, or name {setting}")
-    names = [plain_text(entry["id"], 200) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+        raise UserError(f"{shown(server)}: it does not say which models it has (status {status}); {hint}")
+    return [plain_text(entry["id"], 200) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+
+def served_model(server: str, key: str, wanted: str | None, setting: str = "captions.model") -> str:
+    """`wanted`, or when that is None the only model that `server` lists; `UserError` when it lists none or several."""
+    if wanted:
+        return wanted
+    names = listed_models(server, key, f"start it, or name {setting}")
     if len(names) != 1:
         offered = ", ".join(names[:10]) or "none offered"
         raise UserError(f"{shown(server)}: {setting} names no model; choose one of: {offered}")

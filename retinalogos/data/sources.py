@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'FOLLOW', 'GRADE_WORDS', 'QUALITY_WORDS', 'NOT_A_FUNDUS', 'SAME_AS', 'DISEASE_WORDS', 'SIGN_WORDS',
            'BLANKS', 'SPELLINGS', 'OLDEST', 'AGE_UNITS', 'MAX_WORKBOOK_MEGABYTES', 'MAX_COLUMNS', 'MAX_ROWS',
-           'NOT_IN_CAPTIONS', 'NAME_GROUPS', 'SourceItem', 'Reject', 'Source', 'find_image', 'image_folder',
-           'canonical_word', 'Labels', 'add_keyword', 'add_grade', 'read_keywords', 'plain_text', 'is_blank',
-           'read_cell', 'read_age', 'FolderColumns', 'record_from_cells', 'cell_text', 'sheet_rows', 'read_workbook',
-           'delimiter_of', 'narrow_rows', 'read_rows', 'read_table', 'photographs', 'image_index', 'Part',
-           'locate_rows', 'unusable_rows', 'read_cells', 'read_item', 'read_parts', 'name_groups', 'FolderSource']
+           'NOT_IN_CAPTIONS', 'SourceItem', 'Reject', 'Source', 'find_image', 'image_folder', 'canonical_word',
+           'Labels', 'add_keyword', 'add_grade', 'read_keywords', 'plain_text', 'is_blank', 'read_cell', 'read_age',
+           'FolderColumns', 'record_from_cells', 'cell_text', 'sheet_rows', 'read_workbook', 'delimiter_of',
+           'narrow_rows', 'read_rows', 'read_table', 'photographs', 'image_index', 'Part', 'locate_rows',
+           'unusable_rows', 'read_cells', 'read_item', 'read_parts', 'FolderSource']
 
 # %% ../../nbs/data/06_sources.ipynb #050776ba
 import csv
@@ -26,7 +26,7 @@ from zipfile import BadZipFile, ZipFile
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..config import UserError, did_you_mean
+from ..config import UserError, name_groups
 from .images import RejectedImage
 from .records import DISEASES, SIGNS, EyeRecord
 
@@ -577,24 +577,6 @@ def read_parts(parts: Iterable[Part], pattern: re.Pattern | None = None, spellin
             if file not in named: yield Reject(file.relative_to(folder).as_posix(), f"no row in {' or '.join(tables[folder])} names this image")
 
 # %% ../../nbs/data/06_sources.ipynb #c9c0565f
-NAME_GROUPS = ("patient", "eye", "dr_grade", "glaucoma", "quality", "age", "sex")
-
-
-def name_groups(pattern: str) -> re.Pattern:
-    """The compiled `pattern` for file names; `UserError` when it is none, or its named groups are not of `NAME_GROUPS`."""
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"dataset.name_pattern {pattern!r} is not a regular expression: {error}") from None
-    groups = list(compiled.groupindex)
-    unknown = [name for name in groups if name not in NAME_GROUPS]
-    if unknown or not groups:
-        fault = f"has a group '{unknown[0]}' that is not known" if unknown else "has no named group, such as (?P<patient>...)"
-        raise UserError(f"dataset.name_pattern {pattern!r} {fault}{did_you_mean(unknown[0].lower(), NAME_GROUPS) if unknown else ''}; "
-                        f"known groups are {', '.join(NAME_GROUPS)}")
-    return compiled
-
-
 class FolderSource:
     """Photographs in a folder with one CSV (or .xlsx) row each.
 

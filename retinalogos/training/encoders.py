@@ -8,8 +8,8 @@ __all__ = ['SPECIAL_TOKENS', 'LUMINA2_PROMPT', 'PROMPT_TOKENS', 'AUTOENCODERS', 
            'decode_latents', 'psnr', 'reconstruction_loss', 'train_decoder', 'train_tokenizer', 'build_language_model',
            'train_language_model', 'pipeline_prompt', 'encode_prompts', 'warn_cut', 'build_clip', 'train_clip',
            'clip_features_images', 'clip_features_texts', 'clip_scores', 'seal', 'check_weights', 'save_tokenizer',
-           'save_encoders', 'open_model', 'load_autoencoder', 'load_text_encoder', 'load_clip', 'load_encoders',
-           'make_autoencoder', 'make_text_encoder', 'make_clip']
+           'save_encoders', 'open_model', 'class_named', 'load_autoencoder', 'open_tokenizer', 'load_text_encoder',
+           'load_clip', 'load_encoders', 'make_autoencoder', 'make_text_encoder', 'make_clip']
 
 # %% ../../nbs/training/00_encoders.ipynb #01b35b37
 import hashlib
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from diffusers import AutoencoderDC, AutoencoderKL
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerFast
@@ -390,8 +391,8 @@ def open_model(what, load, name):
     """
     try:
         model, found = load(name, use_safetensors=True, output_loading_info=True, **_no_code(load))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{what}: no weights in {name} ({str(error).splitlines()[0]}). Name a folder with config.json and safetensors, "
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        raise UserError(f"{what}: no weights in {name} ({(str(error).splitlines() or [type(error).__name__])[0][:200]}). Name a folder with config.json and safetensors, "
                         "or a model of the hub: it is fetched when HF_HUB_OFFLINE=0 is set") from None
     faults = [f"{kind}: {', '.join(sorted(map(str, keys)))}" for kind, keys in (
         ("missing", found["missing_keys"]), ("of another shape", found["mismatched_keys"]),
@@ -402,22 +403,38 @@ def open_model(what, load, name):
     return model.eval().requires_grad_(False)
 
 
-def load_autoencoder(name):
-    "The autoencoder in a folder or of that hub name, an `AutoencoderDC` or `AutoencoderKL`, frozen."
+def class_named(name, what: str) -> str:
+    """The class of diffusers that the config.json of a folder or hub model names."""
     try:
-        kind = AutoencoderKL.load_config(name)["_class_name"]
-    except OSError as error:
-        raise UserError(f"autoencoder: no config.json in {name} ({str(error).splitlines()[0]}); run the encoders stage, "
+        config = AutoencoderKL.load_config(name)
+        return config["_class_name"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{what}: no config.json of a model in {name} ({reason}); run the encoders stage, "
                         "or name a folder or hub model with weights (HF_HUB_OFFLINE=0 to fetch it)") from None
+
+
+def load_autoencoder(name):
+    """The autoencoder in a folder or of that hub name, an `AutoencoderDC` or `AutoencoderKL`, frozen."""
+    kind = class_named(name, "autoencoder")
     if kind not in AUTOENCODERS:
         raise UserError(f"autoencoder: {name} holds a {kind}; known are {', '.join(AUTOENCODERS)}")
     return open_model("autoencoder", AUTOENCODERS[kind].from_pretrained, name)
 
 # %% ../../nbs/training/00_encoders.ipynb #616446bf
+def open_tokenizer(name):
+    """The tokenizer in a folder or of that hub name; UserError where there is none that can be read."""
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # tokenizers has one for each way in which a file may be broken
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"tokenizer: {name} cannot be read ({reason}). Make or fetch it anew") from None
+
+
 def load_text_encoder(name, tokenizer_name=None):
     "(tokenizer, frozen text encoder) of a folder or hub name; any decoder-only model that `AutoModel` opens."
     text_encoder = open_model("text encoder", AutoModel.from_pretrained, name)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, trust_remote_code=False)
+    tokenizer = open_tokenizer(tokenizer_name or name)
     tokenizer.padding_side = "right"
     return tokenizer, text_encoder
 
@@ -425,9 +442,12 @@ def load_text_encoder(name, tokenizer_name=None):
 def load_clip(name):
     "(frozen CLIP, its tokenizer) of a folder or hub name; the preprocessor_config.json beside it says how pixels are normalised."
     model = open_model("CLIP", CLIPModel.from_pretrained, name)
-    settings = json.loads(Path(cached_file(name, "preprocessor_config.json")).read_text())
-    model.image_mean, model.image_std = settings["image_mean"], settings["image_std"]
-    return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    try:
+        settings = json.loads(Path(cached_file(name, "preprocessor_config.json")).read_text())
+        model.image_mean, model.image_std = settings["image_mean"], settings["image_std"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"CLIP: no readable preprocessor_config.json in {name} ({type(error).__name__}). Make or fetch it anew") from None
+    return model, open_tokenizer(name)
 
 
 def load_encoders(folder, device="cpu"):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PIPELINES', 'REQUEST_COLUMNS', 'CHANGES', 'make_pipeline', 'save_checkpoint', 'sampling_type', 'load_checkpoint',
-           'check_autoencoder', 'finish_training', 'seed_noise', 'generate_latents', 'generate', 'preview',
-           'request_table', 'test_requests', 'balanced_requests', 'strip_requests', 'disease_requests',
+           'check_autoencoder', 'training_facts', 'finish_training', 'seed_noise', 'generate_latents', 'generate',
+           'preview', 'request_table', 'test_requests', 'balanced_requests', 'strip_requests', 'disease_requests',
            'counterfactual_requests', 'sample_requests']
 
 # %% ../../nbs/training/04_sample.ipynb #59e5f6d5
@@ -20,7 +20,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, LuminaPi
 from tqdm import tqdm
 
 from ..captions.template import prompt_for
-from ..config import UserError, atomic_path, stage_folder, write_table
+from ..config import UserError, atomic_path, stage_folder, write_json, write_table
 from ..data.images import encode_png
 from ..data.records import DISEASES, EyeRecord
 from .encoders import (clip_scores, decode_latents, encode_prompts, latent_shift, load_encoders, resize,
@@ -41,13 +41,17 @@ def make_pipeline(transformer, encoders, shift=1.0):
                                                    text_encoder=text_encoder, tokenizer=tokenizer)
 
 
-def save_checkpoint(folder, transformer, encoders, shift=1.0):
-    "Write a diffusers pipeline folder with safetensors weights."
+def save_checkpoint(folder, transformer, encoders, shift=1.0, losses=None, facts=None):
+    """Write a diffusers pipeline folder with safetensors weights, whole or not at all; `losses` and `facts` lie beside them."""
     with stage_folder(folder) as temporary:
         pipeline = make_pipeline(transformer, encoders, shift)
         pipeline.save_pretrained(temporary, safe_serialization=True)
         save_tokenizer(pipeline.tokenizer, temporary / "tokenizer")
         seal(temporary)
+        if losses is not None:
+            write_table(temporary / "losses.csv", losses)
+        if facts:
+            write_json(temporary / "training.json", facts)
 
 
 def sampling_type(device, mixed_precision):
@@ -62,7 +66,11 @@ def load_checkpoint(folder, device="cpu", mixed_precision="no"):
     """
     if not (Path(folder) / "model_index.json").is_file():
         raise UserError(f"no checkpoint in {folder}: run `make repro` first, or name a folder that holds model_index.json")
-    shift = FlowMatchEulerDiscreteScheduler.from_pretrained(f"{folder}/scheduler").config.shift
+    try:
+        shift = FlowMatchEulerDiscreteScheduler.from_pretrained(f"{folder}/scheduler").config.shift
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}/scheduler cannot be opened ({(str(error).splitlines() or [''])[0][:200]}): "
+                        "this is no whole checkpoint; make it or fetch it anew") from None
     pipeline, weights = make_pipeline(load_transformer(f"{folder}/transformer"), load_encoders(folder), shift).to(device), sampling_type(device, mixed_precision)
     return pipeline if weights == pipeline.dtype else pipeline.to(weights)
 
@@ -75,12 +83,23 @@ def check_autoencoder(pipeline, encoders):
                         "or bring back the encoders that it was trained with")
 
 
-def finish_training(folder, transformer, encoders, losses, state, shift=1.0):
-    "Write the checkpoint and its table `losses`, then remove the resumable `state`. Of several processes the first does it, the others wait."
+def training_facts(kept: int | None = None, data="data") -> dict:
+    """On what a checkpoint is trained: the data set's sources, the hash of its records, how many pairs there are and were `kept`."""
+    records = Path(data, "dataset/records.parquet")
+    table = pd.read_parquet(records, columns=["source", "split"])
+    facts = {"source": sorted(table["source"].unique()), "records": hashlib.sha256(records.read_bytes()).hexdigest(),
+             "pairs": int((table["split"] == "train").sum())}
+    return facts if kept is None else facts | {"kept": kept}
+
+
+def finish_training(folder, transformer, encoders, losses, state, shift=1.0, facts=None):
+    """Write the checkpoint, its table `losses` and the `facts` of its training, then remove the resumable `state`.
+
+    Of several processes the first does it, the others wait.
+    """
     if PartialState().is_main_process:
-        save_checkpoint(folder, transformer, encoders, shift)
-        write_table(f"{folder}/losses.csv", losses)
-        Path(state).unlink()
+        save_checkpoint(folder, transformer, encoders, shift, losses, facts or {})
+        Path(state).unlink(missing_ok=True)
     PartialState().wait_for_everyone()
 
 # %% ../../nbs/training/04_sample.ipynb #ec394087

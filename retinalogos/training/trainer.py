@@ -6,8 +6,8 @@
 __all__ = ['ARCHITECTURES', 'SIDES', 'MUON_LR', 'COST_ONLY', 'UNKNOWN_LOOPS', 'build_transformer', 'architecture_of',
            'initialise', 'rotary_positions', 'predict_velocity', 'transfer', 'load_transformer', 'checkpoint_blocks',
            'step_flops', 'add_adapters', 'FlowData', 'mirror_caption', 'encode_pairs', 'choose_rows', 'load_pairs',
-           'epoch_order', 'batch_rows', 'make_batch', 'learning_rate', 'save_state', 'read_state', 'load_state',
-           'validation_loss', 'stop_requests', 'TrainSettings', 'make_optimizers', 'accelerate_notes',
+           'epoch_order', 'batch_rows', 'make_batch', 'learning_rate', 'state_hash', 'save_state', 'read_state',
+           'load_state', 'validation_loss', 'stop_requests', 'TrainSettings', 'make_optimizers', 'accelerate_notes',
            'open_accelerator', 'whole', 'spread', 'Run', 'train_flow', 'check_tracker', 'draw_losses']
 
 # %% ../../nbs/training/02_trainer.ipynb #8762ee94
@@ -44,8 +44,8 @@ from tqdm import tqdm
 
 from ..config import UserError, atomic_path
 from ..data.figures import PALETTE
-from .cache import content_hash, stored_pairs
-from .encoders import encode_images, encode_prompts, open_model, warn_cut
+from .cache import content_hash, stored_pairs, text_hash
+from .encoders import class_named, encode_images, encode_prompts, open_model, warn_cut
 from .flow import flow_loss, interpolate, rope_factors, sample_timesteps
 
 # %% ../../nbs/training/02_trainer.ipynb #fa0f1ae4
@@ -122,7 +122,8 @@ def transfer(transformer, image_size):
 
 def load_transformer(folder):
     "The transformer in `folder`, frozen; UserError if it is of another architecture, or its weights are not all there."
-    known, kind = {model.__name__: model for model in ARCHITECTURES.values()}, LuminaNextDiT2DModel.load_config(folder)["_class_name"]
+    known = {model.__name__: model for model in ARCHITECTURES.values()}
+    kind = class_named(folder, "generator")
     if kind not in known:
         raise UserError(f"generator: {folder} holds a {kind}; known are {', '.join(known)}. Name a checkpoint that this package trained")
     return open_model("generator", known[kind].from_pretrained, folder)
@@ -290,12 +291,27 @@ def _tensors(value, name="") -> dict[str, torch.Tensor]:
     return {key: tensor for k, inner in items for key, tensor in _tensors(inner, f"{name}/{k}").items()}
 
 
+def _without_tensors(value):
+    """The plain values in nested dicts and lists, None for each tensor."""
+    if isinstance(value, dict):
+        return {str(key): _without_tensors(inner) for key, inner in value.items() if key != "content"}
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(inner) for inner in value]
+    return None if isinstance(value, torch.Tensor) else value
+
+
+def state_hash(state: dict) -> str:
+    """Checksum of all that `state` holds: tensors, step, losses."""
+    tensors = _tensors({key: value for key, value in state.items() if key != "content"})
+    return content_hash(tensors) + text_hash(_without_tensors(state))
+
+
 def save_state(path, state: dict):
     """Write `state` (tensors and plain values) with a checksum; `path` is never half-written. UserError on a full disk."""
     path = Path(path)
     try:
         with atomic_path(path) as temporary:
-            torch.save(state | {"content": content_hash(_tensors(state))}, temporary)
+            torch.save(state | {"content": state_hash(state)}, temporary)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
         rest = "The state before it is whole: make room and run again" if path.exists() else "Make room and start again"
         raise UserError(f"{path}: this state of the training could not be written ({str(error).splitlines()[0]}); "
@@ -305,20 +321,20 @@ def save_state(path, state: dict):
 def read_state(path) -> dict:
     """The state in the file at `path`; UserError if it is not one, is damaged or holds numbers that are not finite."""
     path = Path(path)
-    again = f"Delete it, or move it away, to start anew ({path})"
+    again = "Delete it, or move it away, to start anew"
     if not path.stat().st_size:
         raise UserError(f"{path}: an empty file, not the state of a training. {again}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has one for each way in which a file may be broken
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])[:200]
         raise UserError(f"{path}: not a readable state of a training ({reason}). {again}") from None
     if not isinstance(state, dict) or not {"run", "step", "content"} <= set(state):
         raise UserError(f"{path}: not the state of a training, but something else. {again}")
     tensors = _tensors({key: value for key, value in state.items() if key != "content"})
     if any(t.is_floating_point() and not torch.isfinite(t).all() for t in tensors.values()):
         raise UserError(f"{path}: this state of a training holds numbers that are not finite. {again}")
-    if content_hash(tensors) != state["content"]:
+    if state_hash(state) != state["content"]:
         raise UserError(f"{path}: damaged: this state of a training is not what was written. {again}")
     return state
 
