@@ -25,7 +25,7 @@ import psutil
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .config import SOURCES, STAGES, UserError, data_root, did_you_mean, load_params, read_yaml, settings
+from .config import STAGES, UserError, data_root, load_params, read_yaml, settings
 from .stage import lock_is_whole
 
 # %% ../nbs/03_doctor.ipynb #92cda9c0
@@ -132,7 +132,7 @@ def check_data(root: Path) -> list[Check]:
     needed = set(load_params(root / "params.yaml").dataset.source.split("+")) - {"simulated"}
     checks = []
     for name in sorted(needed | set(settings(root).data_roots)):
-        look = lambda: Check(f"data {name}", "ok", f"{data_root(name, root)}" + ("" if name in SOURCES else f" (no source{did_you_mean(name, SOURCES)})"))
+        look = lambda: Check(f"data {name}", "ok", f"{data_root(name, root)}")
         check = tried(f"data {name}", look)
         checks.append(check if name in needed or check.state == "ok" else Check(check.what, "note", check.said))
     return checks or [Check("data sets", "ok", "none needed: the photographs are simulated")]
