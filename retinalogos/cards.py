@@ -126,7 +126,7 @@ def folder_hash(folder: Path) -> str:
     """The hash of a folder as `dvc.lock` has it: MD5 of the list of its files with theirs."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     listed = [{"md5": hashlib.md5(file.read_bytes()).hexdigest(), "relpath": file.relative_to(folder).as_posix()} for file in files]
-    listed.sort(key=lambda entry: tuple(entry["relpath"].split("/")))
+    listed.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
 
 

@@ -303,6 +303,7 @@ class DatasetSection(Section):
     val_fraction: float = Field(ge=0, lt=1, description="patients held out from the generator, on which the readers are trained")
     test_fraction: float = Field(ge=0, lt=1, description="patients on which everything is measured")
     max_images: PositiveInt | None = Field(description="stop after so many images; null takes all")
+    min_quality: float = Field(0.0, ge=0, le=1, description="least quality score of a photograph; those below are rejected (real photographs only)")
     name: str | None = Field(description="how results call the folder's data set; null takes the folder's name (folder only)")
     table: str = Field(description="CSV inside the data folder, one row a photograph (folder only)")
     images: str = Field(description="folder of the photographs inside the data folder (folder only)")
@@ -553,7 +554,7 @@ class Params(Section):
         largest = self.downstream.n_synthetic
         refuse({f"pretrain.patch_size {patch} does not divide latents of {sizes[0] // 8} and {sizes[1] // 8} a side": any(size // 8 % patch for size in sizes),
                 f"dataset.render_size {render} is smaller than base.high_resolution {sizes[1]}": drawn and render < sizes[1],
-                f"downstream asks for {largest} synthetic photographs, sample.n_balanced gives {self.sample.n_balanced}": largest > self.sample.n_balanced})
+                f"downstream.n_synthetic {largest} photographs, and sample.n_balanced gives {self.sample.n_balanced}": largest > self.sample.n_balanced})
         return self
 
 STAGES = tuple(name for name in Params.model_fields if name != "base")

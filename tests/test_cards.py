@@ -48,7 +48,7 @@ def test_without_a_checkpoint_it_tells_of_the_run_on_record(project):
 def test_a_checkpoint_that_was_not_measured_has_no_scores(project):
     put_checkpoint(project, {"source": ["my_clinic"], "pairs": 700, "kept": 650})
     text = model_card(project)
-    fid = json.loads((project / "data/results/summary.json").read_text())["fidelity"]["fid"]["finetune"]["mean"]
+    fid = json.loads((project / "data/results/summary.json").read_text())["fidelity"]["fid"]["finetune"]
     assert "photographs of patients from my_clinic" in text and "700 photographs with captions" in text and "256 px" in text
     assert "license: other" in text and "model-index" not in text and "There are none for this checkpoint" in text
     assert "simulated** eyes only" not in text and f"{fid:.3f}" not in text and "lies here" not in text

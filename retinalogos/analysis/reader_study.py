@@ -29,7 +29,6 @@ from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
 from .intervals import as_interval, bootstrap_interval, interval_text, wilson_interval
 from .reader_pack import ASPECTS, key_digest
-from ..captions.prompts import plain_text
 from ..config import UserError, write_json, write_table
 from ..data.figures import PALETTE, interval_bars, save_figure, set_style
 
@@ -96,7 +95,7 @@ def read_answer(answer, known: set) -> dict:
         return row | {aspect: read_scale(ratings.get(aspect), aspect) for aspect in ASPECTS}
     except (ValueError, TypeError) as error:  # TypeError: a list where a word should be
         reason = error if isinstance(error, ValueError) else "judged is neither real nor synthetic"
-        raise ValueError(f"photograph {plain_text(item, 40)}: {reason}") from None
+        raise ValueError(f"photograph {ascii(item)[1:-1][:40]}: {reason}") from None
 
 
 def read_answers(path, key: dict) -> pd.DataFrame:

@@ -6,9 +6,10 @@
 __all__ = ['RECORD_COLUMNS', 'SHARD_ROWS', 'SHARD_BYTES', 'CARD', 'SIMULATED_LIMITS', 'Picture', 'make_picture', 'Entry',
            'ordered_map', 'simulate_entries', 'simulated_entries', 'open_item', 'take_patients', 'name_images',
            'valid_text', 'real_items', 'real_entries', 'group_images', 'split_groups', 'PictureFile', 'Collected',
-           'collect', 'record_table', 'reject_table', 'first_copies', 'copy_groups', 'write_shards', 'record_grades',
-           'card_text', 'list_lines', 'source_terms', 'dataset_card', 'nothing_left', 'write_dataset', 'write_notes',
-           'build_dataset', 'load_records', 'load_findings', 'load_rejects', 'load_notes', 'iter_shards', 'load_images']
+           'collect', 'record_table', 'reject_table', 'first_copies', 'note_turned', 'copy_groups', 'write_shards',
+           'record_grades', 'card_text', 'list_lines', 'source_terms', 'dataset_card', 'nothing_left', 'write_dataset',
+           'write_notes', 'build_dataset', 'load_records', 'load_findings', 'load_rejects', 'load_notes', 'iter_shards',
+           'load_images']
 
 # %% ../../nbs/data/08_dataset.ipynb #2ec45af7
 import html
@@ -34,7 +35,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from ..config import UserError, stage_folder, write_table
-from .images import (RejectedImage, decode_png, encode_png, near_duplicates, pixel_hash, quality_score, read_square, resize,
+from .images import (RejectedImage, decode_png, encode_png, near_duplicates, pixel_hash, quality_score, turned_duplicates, read_square, resize,
                                      thumbnail)
 from .records import RECORD_KEYS, EyeRecord, Findings
 from .simulate import simulate_patient
@@ -108,11 +109,17 @@ def simulated_entries(n_patients: int, seed: int, render_size: int, low: int, hi
     for eyes in ordered_map(job, list(range(n_patients)), workers, "simulated patients"): yield from eyes
 
 # %% ../../nbs/data/08_dataset.ipynb #4a00af60
-def open_item(item: SourceItem, low: int, high: int) -> Picture | str:
+def open_item(item: SourceItem, low: int, high: int, min_quality: float = 0.0) -> Picture | str:
     """Picture of one item's photograph, or the reason why there is none."""
-    try: return make_picture(read_square(item.file, high), low, high)
-    except RejectedImage as error: return error.reason
-    except MemoryError: return "not enough memory to decode it"
+    try:
+        picture = make_picture(read_square(item.file, high), low, high)
+    except RejectedImage as error:
+        return error.reason
+    except MemoryError:
+        return "not enough memory to decode it"
+    if picture.quality < min_quality:
+        return f"quality score {picture.quality:.2f} is below dataset.min_quality {min_quality:g}"
+    return picture
 
 # %% ../../nbs/data/08_dataset.ipynb #b6d3b25d
 def take_patients(items: list[SourceItem], max_images: int | None, seed: int) -> list[SourceItem]:
@@ -160,7 +167,7 @@ def real_items(sources: Sequence[Source]) -> tuple[list[SourceItem], list[str], 
 
 # %% ../../nbs/data/08_dataset.ipynb #c65bc29b
 def real_entries(sources: Sequence[Source], seed: int, low: int, high: int, max_images: int | None = None,
-                 workers: int = 1) -> Iterator[Entry | Reject]:
+                 workers: int = 1, min_quality: float = 0.0) -> Iterator[Entry | Reject]:
     """Entries and rejects of real data sets; the first copy of a photograph is kept by `write_dataset`."""
     found, names, rejects = real_items(sources)
     yield from rejects
@@ -168,7 +175,7 @@ def real_entries(sources: Sequence[Source], seed: int, low: int, high: int, max_
     items = take_patients(found, max_images, seed)
     names = [name_of[id(item)] for item in items]
     files = [valid_text(i.file.relative_to(roots[n]).as_posix() if i.file.is_relative_to(roots[n]) else i.file.name) for i, n in zip(items, names)]
-    pictures = ordered_map(partial(open_item, low=low, high=high), items, workers, f"{', '.join(roots)} photographs")
+    pictures = ordered_map(partial(open_item, low=low, high=high, min_quality=min_quality), items, workers, f"{', '.join(roots)} photographs")
     for picture, item, name, file, image_id in zip(pictures, items, names, files, name_images(names, files)):
         if isinstance(picture, str): yield Reject(file, picture)
         else: yield Entry(image_id, item.patient_id, picture, item.record, None, item.age, item.sex, file, name, item.note)
@@ -285,10 +292,23 @@ def first_copies(found: Collected) -> tuple[np.ndarray, list[Reject]]:
     return first, rejects
 
 # %% ../../nbs/data/08_dataset.ipynb #97351a60
+def note_turned(found: Collected, pairs: dict[tuple[int, int], str]) -> None:
+    """Note of each row of `pairs` of which other photograph it is a turned or mirrored copy: one of them is not as it was taken."""
+    names = [file or image_id for file, image_id in zip(found.cells["file"], found.cells["image_id"])]
+    for (i, j), how in pairs.items():
+        eyes = found.cells["Eye"][i], found.cells["Eye"][j]
+        doubt = f"; labelled {eyes[0]} and {eyes[1]}, of which one is wrong" if "mirrored" in how and None not in eyes else ""
+        for k, other in ((i, j), (j, i)):
+            found.notes[k] = "; ".join(filter(None, [found.notes.get(k), f"a copy of {names[other]}, {how}{doubt}"]))
+
+
 def copy_groups(found: Collected, first: np.ndarray, store: PictureFile) -> list[str]:
-    """Group of each row: by patient, by exact copy (`first`) and by near-duplicate."""
-    near = near_duplicates(store.thumbnails())
-    return group_images(found.cells["patient_id"], [*zip(range(len(first)), first.tolist()), *near])
+    """Group of each row: by patient, by exact copy (`first`) and by near-duplicate, turned and mirrored ones included."""
+    thumbnails = store.thumbnails()
+    turned = turned_duplicates(thumbnails)
+    note_turned(found, turned)
+    pairs = [*zip(range(len(first)), first.tolist()), *near_duplicates(thumbnails), *turned]
+    return group_images(found.cells["patient_id"], pairs)
 
 # %% ../../nbs/data/08_dataset.ipynb #72ae287b
 SHARD_ROWS = 2048
@@ -371,6 +391,7 @@ def dataset_card(records: pd.DataFrame, rejects: pd.DataFrame, sources: Sequence
     grades = ["not graded" if grade is None else f"DR {grade}" for grade in record_grades(records)]
     counts = [pd.crosstab(values, records["split"], margins=True).to_markdown() for values in (records["source"], pd.Series(grades, name="grade"))]
     reasons = rejects["reason"].astype(str).str.replace(r"(?s)the same pixels as .*", "the same pixels as another photograph", regex=True)
+    reasons = reasons.str.replace(r"quality score [\d.]+ is", "its quality score is", regex=True)
     reasons = reasons.str.replace(r"(?s)(unknown \w+) ['\"].*", r"\1", regex=True).value_counts().head(20)
     limits = [f"{card_text(source.name)} cannot tell: {', '.join(source.cannot_tell)}" for source in sources] or list(SIMULATED_LIMITS)
     limits += [f"{notes} records carry a note on what their label files hold against them: see `notes.parquet`"] if notes else []
@@ -431,14 +452,14 @@ def write_notes(folder: Path, found: Collected, kept: np.ndarray, records: pd.Da
 # %% ../../nbs/data/08_dataset.ipynb #42b632cd
 def build_dataset(out: str | Path, source: Source | Sequence[Source] | None = None, *, low_resolution: int, high_resolution: int, seed: int,
                   n_patients: int = 1, render_size: int = 256, cameras: str = "many", val_fraction: float = .2, test_fraction: float = .2,
-                  max_images: int | None = None, workers: int = 1) -> dict:
+                  max_images: int | None = None, workers: int = 1, min_quality: float = 0.0) -> dict:
     """Build the data set folder `out`; parameters as in the `dataset` section of `params.yaml`. Returns counts.
 
     The bytes depend on the parameters and the source, not on `workers`. Raises `UserError` when no photograph is usable.
     """
     size = dict(seed=seed, low=low_resolution, high=high_resolution, max_images=max_images, workers=workers)
     sources = () if source is None else tuple(source) if isinstance(source, (list, tuple)) else (source,)
-    entries = real_entries(sources, **size) if sources else simulated_entries(n_patients, render_size=render_size, cameras=cameras, **size)
+    entries = real_entries(sources, min_quality=min_quality, **size) if sources else simulated_entries(n_patients, render_size=render_size, cameras=cameras, **size)
     return write_dataset(out, entries, val_fraction, test_fraction, seed, sources)
 
 # %% ../../nbs/data/08_dataset.ipynb #51f4599c

@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['MAX_MEGAPIXELS', 'MIN_SIDE', 'MAX_ASPECT', 'FORMATS', 'FLAT', 'BANDS', 'MAX_BITS', 'RejectedImage', 'check_size',
-           'open_image', 'to_rgb', 'read_photograph', 'field_of_view', 'crop_square', 'read_square', 'resize',
-           'encode_png', 'decode_png', 'pixel_hash', 'thumbnail', 'sign_bits', 'band_pairs', 'near_duplicates',
-           'quality_score']
+           'open_image', 'to_rgb', 'read_photograph', 'circle_through', 'hull_points', 'RoundField', 'round_field',
+           'fields_in', 'bright_masks', 'lit_box', 'fills_the_picture', 'clearest_field', 'field_of_view',
+           'crop_square', 'read_square', 'resize', 'encode_png', 'decode_png', 'pixel_hash', 'thumbnail', 'sign_bits',
+           'band_pairs', 'turned', 'same_pairs', 'near_duplicates', 'turned_duplicates', 'quality_score']
 
 # %% ../../nbs/data/05_images.ipynb #15e6a2b1
 import hashlib
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -72,16 +75,27 @@ def open_image(path: str | Path) -> Image.Image:
     return image
 
 # %% ../../nbs/data/05_images.ipynb #c3ca7798
-def _eight_bit(values: np.ndarray) -> np.ndarray:
-    "Scale integer values of 9 to 16 bits to uint8 by the smallest power of two that holds them."
-    values = np.clip(values.astype(np.int64), 0, 65535)
-    bits = max(8, math.ceil(math.log2(values.max() + 1))) if values.max() > 0 else 8
-    return (values >> (bits - 8)).astype(np.uint8)
+def _eight_bit(values: np.ndarray, rows: int = 256) -> np.ndarray:
+    """Scale integer values of 9 to 16 bits to uint8 by the smallest power of two that holds them, some rows at a time."""
+    largest = int(min(max(values.max(), 0), 65535))
+    shift = max(8, math.ceil(math.log2(largest + 1))) - 8 if largest else 0
+    scaled = np.empty(values.shape, np.uint8)
+    for k in range(0, len(values), rows):
+        scaled[k:k + rows] = np.clip(values[k:k + rows], 0, 65535).astype(np.uint16) >> shift
+    return scaled
+
+
+def _float_to_integer(values: np.ndarray) -> np.ndarray:
+    """Floating-point grey levels as uint16: of 0 to 1 stretched to 0 to 65,535, larger ones rounded."""
+    values = np.nan_to_num(np.asarray(values, np.float32))
+    return np.clip(values * (65535 if values.max() <= 1 else 1), 0, 65535).round().astype(np.uint16)
 
 # %% ../../nbs/data/05_images.ipynb #2cbff7bf
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Pixels of a decoded Pillow image of any mode, turned upright by EXIF, as uint8 RGB [H, W, 3]."""
     image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        return np.repeat(_eight_bit(_float_to_integer(image))[..., None], 3, axis=2)
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         return np.repeat(_eight_bit(np.asarray(image))[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -113,26 +127,154 @@ def read_photograph(path: str | Path, side: int | None = None) -> np.ndarray:
             raise RejectedImage(f"truncated or corrupt: {error}") from None
 
 # %% ../../nbs/data/05_images.ipynb #4263c039
+def circle_through(points: np.ndarray) -> tuple[float, float, float, float]:
+    """Least squares circle through most of `points` [N, 2]: x, y, radius, share of the points within 3 % of it."""
+    kept = np.ones(len(points), bool)
+    for _ in range(8):
+        x, y = points[kept].T
+        a, b, c = np.linalg.lstsq(np.stack([x, y, np.ones(len(x))], 1), x * x + y * y, rcond=None)[0]
+        radius = math.sqrt(max(c + a * a / 4 + b * b / 4, 1e-6))
+        off = np.abs(np.hypot(points[:, 0] - a / 2, points[:, 1] - b / 2) - radius)
+        closer = off <= max(float(np.quantile(off[kept], 0.85)), 0.01 * radius)
+        if closer.sum() < 12 or (closer == kept).all():
+            break
+        kept = closer
+    return a / 2, b / 2, radius, float((off < 0.03 * radius).mean())
+
+
+def hull_points(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points [N, 2], a pixel apart, on the convex hull of the largest part of `mask`, and which lie off the picture's border."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    hull = cv2.convexHull(max(contours, key=len))[:, 0].astype(float)
+    ends = np.roll(hull, -1, axis=0)
+    steps = [np.linspace(0, 1, max(1, int(np.hypot(*(end - start)))), endpoint=False)[:, None] for start, end in zip(hull, ends)]
+    points = np.vstack([start + (end - start) * step for start, end, step in zip(hull, ends, steps)])
+    height, width = mask.shape
+    free = (points > 1.5).all(axis=1) & (points[:, 0] < width - 2.5) & (points[:, 1] < height - 2.5)
+    return points, free
+
+# %% ../../nbs/data/05_images.ipynb #7109dd9b
+class RoundField(NamedTuple):
+    """A bright part with a round border: its circle [pixels], its box, the share of it that lies beyond the circle, and of its
+    border that follows it."""
+    x: float
+    y: float
+    radius: float
+    box: tuple[int, int, int, int]
+    beyond: float
+    share: float
+
+
+def round_field(mask: np.ndarray, box: tuple[int, int, int, int]) -> RoundField | None:
+    """The field whose border the bright part `mask` (uint8 [H, W]) follows where it is not cut by the picture; None if it is not round."""
+    points, free = hull_points(mask)
+    if free.sum() < 24 or free.mean() < 0.12:
+        return None
+    x, y, radius, share = circle_through(points[free])
+    rows, columns = np.mgrid[:mask.shape[0], :mask.shape[1]]
+    inside = np.hypot(columns - x, rows - y) <= radius
+    large = radius < 0.75 * max(mask.shape) and inside.sum() > 0.5 * mask.sum()
+    if share < 0.45 or not large or mask[inside].mean() < 0.5:
+        return None
+    return RoundField(x, y, radius, box, float(mask[~inside].sum() / mask.sum()), share)
+
+
+def fields_in(mask: np.ndarray) -> list[RoundField]:
+    """The round fields among the largest bright parts of `mask`, the widest first."""
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    fields = []
+    for k in sorted(range(1, n), key=lambda k: -stats[k, cv2.CC_STAT_AREA])[:6]:
+        left, top, width, height, _ = map(int, stats[k])
+        if min(width, height) >= 0.1 * min(mask.shape) and max(width, height) <= MAX_ASPECT * min(width, height):
+            fields.append(round_field((labels == k).astype(np.uint8), (left, top, left + width, top + height)))
+    return sorted(filter(None, fields), key=lambda field: -field.radius)
+
+# %% ../../nbs/data/05_images.ipynb #4cbc73c9
+def bright_masks(small: np.ndarray) -> Iterator[np.ndarray]:
+    """What may be the retina in a small RGB picture [h, w, 3], the usual way first: uint8 masks."""
+    grey = cv2.GaussianBlur(small.max(axis=2), (3, 3), 0)
+    low, high, top = np.percentile(grey, (1, 95, 99.7))
+    usual = (grey > (low + 0.12 * (high - low) if low < 40 else 0)).astype(np.uint8)
+    yield usual
+    yield cv2.morphologyEx(usual, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))  # without lines and letters
+    border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
+    ground = np.median(border, axis=0).astype(np.int16)
+    away = np.abs(small.astype(np.int16) - ground).max(axis=2).astype(np.uint8)
+    if ground.max() > 60:
+        yield (cv2.GaussianBlur(away, (3, 3), 0) > 24).astype(np.uint8)  # on white paper
+    if top - low > 20:
+        yield (grey > low + 0.25 * (top - low)).astype(np.uint8)  # a small retina in a large dark frame
+    yield (grey > low + max(4, 0.04 * (top - low))).astype(np.uint8)
+
+
+def lit_box(small: np.ndarray, field: RoundField, usual: bool) -> tuple:
+    """The box of a field: what is lit in its circle, shade included, and nothing that touches it from outside."""
+    height, width = small.shape[:2]
+    x, y, radius, box = *field[:3], np.array(field.box, float)
+    circle = np.clip([x - radius, y - radius, x + radius, y + radius], 0, [width, height, width, height])
+    outward = (circle - box) * (-1, -1, 1, 1)  # how far the circle reaches beyond the box, on each side
+    if field.beyond > 0.02:
+        return np.where(outward < -0.06 * radius, circle, box)
+    if not usual:
+        return np.where(outward > 0, circle, box)
+    rows, columns = np.mgrid[:height, :width]
+    distance, grey = np.hypot(columns - x, rows - y), small.max(axis=2).astype(int)
+    outside = distance > 1.05 * radius
+    floor = np.percentile(grey[outside], 95) if outside.sum() > 50 else 0
+    lit = (distance < 0.97 * radius) & (grey > floor + 3)
+    across, down = np.flatnonzero(lit.sum(0) > 2), np.flatnonzero(lit.sum(1) > 2)
+    if not len(across) or not len(down):
+        return box
+    shaded = (np.array([across[0], down[0], across[-1] + 1, down[-1] + 1]) - box) * (-1, -1, 1, 1) > 0.06 * radius
+    return np.where(shaded, circle, box)
+
+# %% ../../nbs/data/05_images.ipynb #699f41bd
+def fills_the_picture(small: np.ndarray) -> bool:
+    """Has a small RGB picture without a round border the colours and the smoothness of a retina?"""
+    red, green, blue = (float(small[..., k].mean()) for k in range(3))
+    grey = cv2.resize(small, (128, 128), interpolation=cv2.INTER_AREA).mean(axis=2)
+    if grey.std() < 2 or (small.max(axis=2) > 15).mean() < 0.6 or not (red > 1.15 * blue and red > 1.05 * green and green > 0.9 * blue):
+        return False
+    return bool(np.corrcoef(grey[:, 1:].ravel(), grey[:, :-1].ravel())[0, 1] > 0.8)
+
+
+def clearest_field(small: np.ndarray) -> tuple[RoundField, bool] | None:
+    """The field whose border is roundest, and whether it was seen the usual way; `RejectedImage` where there are several."""
+    best = None
+    for number, mask in enumerate(bright_masks(small)):
+        fields = fields_in(mask)
+        if not fields or best and fields[0].share <= best[0].share:
+            continue
+        first = fields[0]
+        apart = [f for f in fields[1:] if f.radius > 0.6 * first.radius and math.hypot(f.x - first.x, f.y - first.y) > first.radius]
+        if apart:
+            raise RejectedImage("no single retina found: several round fields in one picture")
+        best = first, number == 0
+        if first.share > 0.7:
+            break
+    return best
+
+
 def field_of_view(image: np.ndarray, working_side: int = 256) -> tuple[int, int, int, int]:
     """Bounding box (left, top, right, bottom) [pixels, right and bottom exclusive] of the retina in RGB [H, W, 3].
 
+    A bright part with a round border is looked for; a picture that a retina fills to its border is taken whole.
+
     Raises
     ------
-    RejectedImage : nothing bright enough, the bright region fills less than a tenth of the picture's shorter side, or it is a strip.
+    RejectedImage : nothing bright enough, no round field, or several.
     """
     height, width = image.shape[:2]
-    scale = max(1., max(height, width) / working_side)
+    scale = max(1.0, max(height, width) / working_side)
     small = cv2.resize(image, (max(1, round(width / scale)), max(1, round(height / scale))), interpolation=cv2.INTER_AREA)
-    grey = cv2.GaussianBlur(small.max(axis=2), (3, 3), 0)
-    low, high = np.percentile(grey, (1, 95))
-    if high < 20 or high - low < 5 and high < 60: raise RejectedImage("no retina found: the picture is black")
-    mask = (grey > (low + .12 * (high - low) if low < 40 else 0)).astype(np.uint8)
-    _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    left, top, w, h, _ = stats[1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
-    if min(w, h) < .1 * min(small.shape[:2]): raise RejectedImage("no retina found: only small bright regions")
-    if max(w, h) > MAX_ASPECT * min(w, h): raise RejectedImage("no retina found: only a bright strip")
-    edges = np.array([left, top, left + w, top + h]) * scale
-    return tuple(int(v) for v in np.clip(np.round(edges), 0, [width, height, width, height]))
+    if np.percentile(small.max(axis=2), 99.7) < 20:
+        raise RejectedImage("no retina found: the picture is black")
+    if best := clearest_field(small):
+        edges = np.asarray(lit_box(small, *best)) * scale
+        return tuple(int(v) for v in np.clip(np.round(edges), 0, [width, height, width, height]))
+    if not fills_the_picture(small):
+        raise RejectedImage("no retina found: nothing in the picture has a round border")
+    return 0, 0, width, height
 
 # %% ../../nbs/data/05_images.ipynb #6532177b
 def crop_square(image: np.ndarray) -> np.ndarray:
@@ -216,17 +358,50 @@ def band_pairs(bits: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate(found), axis=0)
 
 # %% ../../nbs/data/05_images.ipynb #800215a0
-def near_duplicates(thumbnails: np.ndarray, min_correlation: float = .9) -> list[tuple[int, int]]:
+def turned(thumbnails: np.ndarray, mirrored: bool, quarters: int) -> np.ndarray:
+    """Thumbnails [N, side * side] of the pictures mirrored left to right and then turned by `quarters`."""
+    side = math.isqrt(thumbnails.shape[1])
+    squares = np.asarray(thumbnails).reshape(-1, side, side)
+    squares = np.rot90(squares[:, :, ::-1] if mirrored else squares, quarters, (1, 2))
+    return np.ascontiguousarray(squares).reshape(len(thumbnails), -1)
+
+
+def same_pairs(first: np.ndarray, second: np.ndarray, pairs: np.ndarray, min_correlation: float) -> list[tuple[int, int]]:
+    """Those of the `pairs` (i, j) for which row i of `first` and row j of `second` correlate so much."""
+    same = [float(np.dot(first[i].astype(np.float32), second[j].astype(np.float32))) >= min_correlation for i, j in pairs]
+    return [tuple(pair) for pair in pairs[np.array(same, bool)].tolist()]
+
+
+def near_duplicates(thumbnails: np.ndarray, min_correlation: float = 0.9) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, sorted, of pictures that are the same photograph.
 
     Parameters
     ----------
     thumbnails : [N, D] of `thumbnail`, in memory or on disk. min_correlation : from which two are the same (-1..1; our choice).
     """
-    if len(thumbnails) < 2: return []
-    pairs = band_pairs(sign_bits(thumbnails))
-    same = [float(np.dot(thumbnails[i].astype(np.float32), thumbnails[j].astype(np.float32))) >= min_correlation for i, j in pairs]
-    return [tuple(pair) for pair in pairs[np.array(same, bool)].tolist()]
+    if len(thumbnails) < 2:
+        return []
+    return same_pairs(thumbnails, thumbnails, band_pairs(sign_bits(thumbnails)), min_correlation)
+
+
+def turned_duplicates(thumbnails: np.ndarray, min_correlation: float = 0.9) -> dict[tuple[int, int], str]:
+    """Pairs (i, j), i < j, of which one is the other mirrored, turned by quarters, or both: how, in words.
+
+    Photographs that were turned by a few degrees are not found.
+    """
+    found, n = {}, len(thumbnails)
+    if n < 2:
+        return found
+    bits = sign_bits(thumbnails)
+    for mirrored, quarters in ((False, 1), (False, 2), (True, 0), (True, 1), (True, 2), (True, 3)):
+        other = turned(thumbnails, mirrored, quarters)
+        pairs = band_pairs(np.concatenate([bits, sign_bits(other)]))
+        pairs = pairs[(pairs[:, 0] < n) & (pairs[:, 1] >= n)] - (0, n)
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+        word = " and ".join(["mirrored"] * mirrored + [f"turned by {90 * quarters} degrees"] * bool(quarters))
+        for i, j in same_pairs(thumbnails, other, pairs, min_correlation):
+            found.setdefault((min(i, j), max(i, j)), word)
+    return found
 
 # %% ../../nbs/data/05_images.ipynb #76237cde
 def quality_score(image: np.ndarray) -> float:
