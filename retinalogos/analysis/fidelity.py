@@ -129,9 +129,9 @@ def inception_score(logits, splits: int = 10, seed: int = 0) -> dict:
 
     Splits have 20 photographs at least; below two such splits the score is missing, since few photographs lower it.
     """
-    splits = min(splits, len(logits) // 20)
-    if splits < 2:
+    if splits > 1 and len(logits) < 40:
         return as_interval(np.nan, np.nan, np.nan, len(logits)) | {"sd": None}
+    splits = max(1, min(splits, len(logits) // 20))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         metric = InceptionScore(feature=PrecomputedFeatures(np.shape(logits)[1]), splits=splits)

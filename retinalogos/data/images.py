@@ -233,7 +233,7 @@ def fills_the_picture(small: np.ndarray) -> bool:
     """Has a small RGB picture without a round border the colours and the smoothness of a retina?"""
     red, green, blue = (float(small[..., k].mean()) for k in range(3))
     grey = cv2.resize(small, (128, 128), interpolation=cv2.INTER_AREA).mean(axis=2)
-    if grey.std() < 2 or (small.max(axis=2) > 15).mean() < 0.6 or not (red > 1.15 * blue and red > 1.05 * green and green > 0.9 * blue):
+    if grey.std() < 2 or (small.max(axis=2) > 15).mean() < 0.5 or not (red > 1.15 * blue and red > 1.05 * green and green > 0.9 * blue):
         return False
     return bool(np.corrcoef(grey[:, 1:].ravel(), grey[:, :-1].ravel())[0, 1] > 0.8)
 

@@ -223,6 +223,11 @@ def add_grade(labels: Labels, grade: int | None) -> None:
     if grade is not None: labels.dr_grade = grade
 
 # %% ../../nbs/data/06_sources.ipynb #e93fcc14
+BLANKS = ("", "nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "#null!", "#na", "nil",
+          "-", "--", "–", "—", ".", "?", "n.a", "missing", "unknown", "not known", "not available", "not recorded")
+"""What tables write where they have nothing to say."""
+
+
 def read_keywords(text: str) -> Labels:
     """Labels of one eye from keywords separated by a comma, full-width comma, semicolon or vertical bar."""
     labels = Labels([], [])
@@ -232,8 +237,6 @@ def read_keywords(text: str) -> Labels:
     return labels
 
 # %% ../../nbs/data/06_sources.ipynb #8fbdebad
-BLANKS = ("", "nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "#null!", "#na", "nil",
-          "-", "--", "–", "—", ".", "?", "n.a", "missing", "unknown", "not known", "not available", "not recorded")
 SPELLINGS = {
     "eye": dict.fromkeys(("od", "o.d", "right", "right eye", "r", "re", "oculus dexter"), "OD")
            | dict.fromkeys(("os", "o.s", "left", "left eye", "l", "le", "oculus sinister"), "OS"),
