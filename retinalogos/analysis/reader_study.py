@@ -7,9 +7,9 @@ __all__ = ['ANSWER_COLUMNS', 'READER_CODE', 'RESERVED', 'read_json', 'read_key',
            'read_answers', 'read_study', 'join_answers', 'simulated_answers', 'd_prime_and_criterion', 'detection',
            'answer_grid', 'resampling_weights', 'mean_over_readers', 'averaged_detection', 'certainty', 'roc_areas',
            'roc_curve_of', 'difference_error', 'equivalence', 'readers_kappa', 'weighted_kappa', 'agreement_scores',
-           'rating_scores', 'ratings_by_condition', 'photographs_needed', 'plan_table', 'study_scores', 'score_table',
-           'draw_readers', 'draw_roc', 'draw_study', 'draw_radar', 'draw_ratings', 'with_known_width', 'analyse_study',
-           'rating_table', 'next_study', 'study_text']
+           'rating_scores', 'ratings_by_condition', 'photographs_needed', 'plan_table', 'with_known_width',
+           'study_scores', 'score_table', 'draw_readers', 'draw_roc', 'draw_study', 'draw_radar', 'draw_ratings',
+           'analyse_study', 'rating_table', 'next_study', 'study_text']
 
 # %% ../../nbs/analysis/06_reader_study.ipynb #4bcfb166
 import json
@@ -391,6 +391,16 @@ def plan_table(margins=(0.05, 0.1, 0.15), readers=(1, 3, 5, 10, 20), **assumed) 
         .rename_axis(index="readers", columns="margin")
 
 # %% ../../nbs/analysis/06_reader_study.ipynb #fe19a054
+def with_known_width(scores):
+    """`scores` with low and high of each interval without a width set to None: resamples that are all alike tell none."""
+    if not isinstance(scores, dict):
+        return scores
+    scores = {name: with_known_width(value) for name, value in scores.items()}
+    if scores.get("low") is not None and scores.get("low") == scores.get("high"):
+        scores |= {"low": None, "high": None}
+    return scores
+
+
 def study_scores(answers: pd.DataFrame, margin: float = 0.1, draws: int = 2000, seed: int = 0) -> dict:
     """Everything that is measured of joined answers: plain numbers, ready for JSON.
 
@@ -477,16 +487,6 @@ def draw_ratings(scores: dict, columns: int = 3):
     return fig
 
 # %% ../../nbs/analysis/06_reader_study.ipynb #90014e2d
-def with_known_width(scores):
-    """`scores` with low and high of each interval without a width set to None: resamples that are all alike tell none."""
-    if not isinstance(scores, dict):
-        return scores
-    scores = {name: with_known_width(value) for name, value in scores.items()}
-    if scores.get("low") is not None and scores.get("low") == scores.get("high"):
-        scores |= {"low": None, "high": None}
-    return scores
-
-
 def analyse_study(key_file, answer_files, out, margin: float = 0.1) -> dict:
     """Read a study and write its results to the folder `out`, together or not at all; returns the scores.
 
