@@ -44,7 +44,7 @@ def first(**values):
 FAULTS = {
     "reader null": (lambda c: c.update(reader=None), "code"), "reader list": (lambda c: c.update(reader=["x"]), "code"), "reader empty": (lambda c: c.update(reader=""), "code"),
     "reader long": (lambda c: c.update(reader="a" * 10_000), "code"), "reader escape": (lambda c: c.update(reader="ana\n\x1b[2Jfake"), "code"),
-    "reader of all": (lambda c: c.update(reader="all readers"), "code"), "reader pooled": (lambda c: c.update(reader="Pooled"), "tables use that name"),
+    "reader of all": (lambda c: c.update(reader="All Readers"), "tables use that name"), "reader pooled": (lambda c: c.update(reader="Pooled"), "tables use that name"),
     "confidence dict": (first(confidence={}), "photograph 000: confidence"), "confidence true": (first(confidence=True), "photograph 000: confidence"),
     "confidence nan": (first(confidence=float("nan")), "photograph 000: confidence"), "confidence 4": (first(confidence=4), "photograph 000: confidence"),
     "confidence text": (first(confidence="2"), "photograph 000: confidence"), "rating dict": (first(ratings={ASPECTS[0]: {}}), f"photograph 000: {ASPECTS[0]}"),

@@ -56,9 +56,9 @@ def read_key(path) -> dict:
 
 # %% ../../nbs/analysis/06_reader_study.ipynb #c28e6eb0
 ANSWER_COLUMNS = ("reader", "item", "judged", "confidence", *ASPECTS)
-READER_CODE = re.compile(r"[A-Za-z0-9_-]{1,40}")
-"""What the page accepts as a reader's code."""
-RESERVED = ("all-readers", "all_readers", "pooled", "averaged", "readers")
+READER_CODE = re.compile(r"(?=.{1,40}$)[A-Za-z0-9_-]+( [A-Za-z0-9_-]+)*")
+"""What the page accepts as a reader's code; simulated readers have a space in theirs."""
+RESERVED = ("all readers", "pooled", "averaged", "readers")
 
 
 def read_reader(code) -> str:
