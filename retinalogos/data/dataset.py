@@ -6,10 +6,10 @@
 __all__ = ['RECORD_COLUMNS', 'SHARD_ROWS', 'SHARD_BYTES', 'CARD', 'SIMULATED_LIMITS', 'Picture', 'make_picture', 'Entry',
            'ordered_map', 'simulate_entries', 'simulated_entries', 'open_item', 'take_patients', 'name_images',
            'valid_text', 'real_items', 'real_entries', 'group_images', 'split_groups', 'PictureFile', 'Collected',
-           'collect', 'record_table', 'reject_table', 'first_copies', 'note_turned', 'copy_groups', 'write_shards',
-           'record_grades', 'card_text', 'list_lines', 'source_terms', 'dataset_card', 'nothing_left', 'write_dataset',
-           'write_notes', 'build_dataset', 'load_records', 'load_findings', 'load_rejects', 'load_notes', 'iter_shards',
-           'load_images']
+           'collect', 'record_table', 'reject_table', 'first_copies', 'find_copies', 'copy_note', 'copy_groups',
+           'write_shards', 'record_grades', 'card_text', 'list_lines', 'source_terms', 'dataset_card', 'nothing_left',
+           'write_dataset', 'write_notes', 'build_dataset', 'load_records', 'load_findings', 'load_rejects',
+           'load_notes', 'iter_shards', 'load_images']
 
 # %% ../../nbs/data/08_dataset.ipynb #2ec45af7
 import html
@@ -35,8 +35,8 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from ..config import UserError, stage_folder, write_table
-from .images import (RejectedImage, decode_png, encode_png, near_duplicates, pixel_hash, quality_score, turned_duplicates, read_square, resize,
-                                     thumbnail)
+from .images import (Copy, Field, RejectedImage, decode_png, encode_png, near_duplicates, pixel_hash,
+                                     quality_score, read_field, resize, thumbnail, turned_copies)
 from .records import RECORD_KEYS, EyeRecord, Findings
 from .simulate import simulate_patient
 from .sources import Reject, Source, SourceItem
@@ -44,20 +44,27 @@ from .sources import Reject, Source, SourceItem
 # %% ../../nbs/data/08_dataset.ipynb #1fc30487
 @dataclass(frozen=True)
 class Picture:
-    """PNG bytes at `low` and `high` resolution, rough `quality` (0..1) and two fingerprints of one image."""
+    """PNG bytes at `low` and `high` resolution, rough `quality` (0..1) and two fingerprints of one image.
+
+    `note` says what is unusual about its field of view.
+    """
 
     low: bytes
     high: bytes
     quality: float
     pixels: str
     thumbnail: np.ndarray
+    note: str = ""
 
 # %% ../../nbs/data/08_dataset.ipynb #408cd9c9
-def make_picture(image: np.ndarray, low: int, high: int) -> Picture:
-    """Picture of a square RGB uint8 image [S, S, 3] at the resolutions `low` and `high` [pixels a side]."""
+def make_picture(image: np.ndarray, low: int, high: int, field: Field | None = None) -> Picture:
+    """Picture of a square RGB uint8 image [S, S, 3] at the resolutions `low` and `high` [pixels a side].
+
+    `field` is the field of view in the square, None where it fills it.
+    """
     large = resize(image, high)
     return Picture(encode_png(resize(image, low)), encode_png(large), round(quality_score(large), 4),
-                   pixel_hash(image), thumbnail(large))
+                   pixel_hash(image), thumbnail(image, field), field.note if field else "")
 
 # %% ../../nbs/data/08_dataset.ipynb #14c279d4
 @dataclass(frozen=True)
@@ -112,7 +119,8 @@ def simulated_entries(n_patients: int, seed: int, render_size: int, low: int, hi
 def open_item(item: SourceItem, low: int, high: int, min_quality: float = 0.0) -> Picture | str:
     """Picture of one item's photograph, or the reason why there is none."""
     try:
-        picture = make_picture(read_square(item.file, high), low, high)
+        square, field = read_field(item.file, high)
+        picture = make_picture(square, low, high, field)
     except RejectedImage as error:
         return error.reason
     except MemoryError:
@@ -178,7 +186,9 @@ def real_entries(sources: Sequence[Source], seed: int, low: int, high: int, max_
     pictures = ordered_map(partial(open_item, low=low, high=high, min_quality=min_quality), items, workers, f"{', '.join(roots)} photographs")
     for picture, item, name, file, image_id in zip(pictures, items, names, files, name_images(names, files)):
         if isinstance(picture, str): yield Reject(file, picture)
-        else: yield Entry(image_id, item.patient_id, picture, item.record, None, item.age, item.sex, file, name, item.note)
+        else:
+            note = "; ".join(filter(None, (item.note, picture.note)))
+            yield Entry(image_id, item.patient_id, picture, item.record, None, item.age, item.sex, file, name, note)
 
 # %% ../../nbs/data/08_dataset.ipynb #e3f486d8
 def group_images(patients: list[str], pairs: list[tuple[int, int]]) -> list[str]:
@@ -292,23 +302,35 @@ def first_copies(found: Collected) -> tuple[np.ndarray, list[Reject]]:
     return first, rejects
 
 # %% ../../nbs/data/08_dataset.ipynb #97351a60
-def note_turned(found: Collected, pairs: dict[tuple[int, int], str]) -> None:
-    """Note of each row of `pairs` of which other photograph it is a turned or mirrored copy: one of them is not as it was taken."""
-    names = [file or image_id for file, image_id in zip(found.cells["file"], found.cells["image_id"])]
-    for (i, j), how in pairs.items():
-        eyes = found.cells["Eye"][i], found.cells["Eye"][j]
-        doubt = f"; labelled {eyes[0]} and {eyes[1]}, of which one is wrong" if "mirrored" in how and None not in eyes else ""
-        for k, other in ((i, j), (j, i)):
-            found.notes[k] = "; ".join(filter(None, [found.notes.get(k), f"a copy of {names[other]}, {how}{doubt}"]))
+def find_copies(thumbnails: np.ndarray) -> list[Copy]:
+    """All near-duplicates among thumbnails [N, D], each pair once."""
+    turned = turned_copies(thumbnails)
+    pairs = {(copy.first, copy.second) for copy in turned}
+    return turned + [Copy(*pair) for pair in near_duplicates(thumbnails) if pair not in pairs]
+
+
+def copy_note(copy: Copy, name: str, eyes: tuple) -> str:
+    """What speaks against a copy of the photograph `name`, by the sides (OD, OS, None) recorded for both; or ""."""
+    same = None in eyes or eyes[0] == eyes[1]
+    if copy.mirrored:
+        return f"a mirrored copy of {name}" + (", one of them shows the eye the wrong way round" if same else
+                                               ", recorded as the other eye: one eye is counted as two")
+    if not same:
+        return f"a copy of {name}, which is recorded as the other eye"
+    return f"a copy of {name}, upside down" if 150 < copy.degrees < 210 else ""
 
 
 def copy_groups(found: Collected, first: np.ndarray, store: PictureFile) -> list[str]:
-    """Group of each row: by patient, by exact copy (`first`) and by near-duplicate, turned and mirrored ones included."""
-    thumbnails = store.thumbnails()
-    turned = turned_duplicates(thumbnails)
-    note_turned(found, turned)
-    pairs = [*zip(range(len(first)), first.tolist()), *near_duplicates(thumbnails), *turned]
-    return group_images(found.cells["patient_id"], pairs)
+    """Group of each row: by patient, by exact copy (`first`) and by near-duplicate; copies that contradict are noted."""
+    near, eyes = find_copies(store.thumbnails()), found.cells["Eye"]
+    names = [file or image_id for file, image_id in zip(found.cells["file"], found.cells["image_id"])]
+    for copy in near:
+        for row, other in ((copy.first, copy.second), (copy.second, copy.first)):
+            note = copy_note(copy, names[other], (eyes[row], eyes[other]))
+            if note and first[row] != first[other]:
+                found.notes[row] = "; ".join(filter(None, (found.notes.get(row), note)))
+    pairs = [(copy.first, copy.second) for copy in near]
+    return group_images(found.cells["patient_id"], [*zip(range(len(first)), first.tolist()), *pairs])
 
 # %% ../../nbs/data/08_dataset.ipynb #72ae287b
 SHARD_ROWS = 2048
