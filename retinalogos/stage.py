@@ -6,12 +6,13 @@
 __all__ = ['BUILD_ONLY', 'LONGEST_SOCKET', 'SYSTEM_ERRORS', 'find_notebook', 'read_notebook', 'parameters_cell',
            'notebook_parameters', 'check_parameters', 'imported_modules', 'notebook_source', 'code_dependencies',
            'stage_environment', 'kernel_manager', 'tree_memory', 'measured', 'settle_lines', 'tidy_outputs',
-           'stoppable', 'execute', 'explain_system', 'explain', 'lock_is_whole', 'mend_lock', 'keep_lock', 'prepare',
-           'StageFailed', 'StageStopped', 'run_stage', 'main']
+           'stoppable', 'execute', 'explain_system', 'explain', 'lock_is_whole', 'free_locks', 'mend_lock', 'keep_lock',
+           'prepare', 'StageFailed', 'StageStopped', 'run_stage', 'main']
 
 # %% ../nbs/01_stage.ipynb #bf74c126
 import argparse
 import ast
+import json
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
-from .config import (STAGES, UserError, atomic_path, did_you_mean, load_params, project_root, remove_leftovers,
+from .config import (STAGES, UserError, atomic_path, did_you_mean, load_params, project_root, remove_leftovers, temporary_beside,
                                 stage_parameters, write_json)
 
 # %% ../nbs/01_stage.ipynb #14864702
@@ -240,8 +241,8 @@ def execute(notebook: Path, executed: Path, parameters: dict, cwd: Path, asked=(
     import nbformat
     from papermill import execute_notebook
     executed.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="retinalogos-") as folder, TemporaryDirectory(prefix=".part-notebook-", dir=executed.parent) as beside:
-        raw = Path(beside) / notebook.name
+    with TemporaryDirectory(prefix="retinalogos-") as folder, temporary_beside(executed, folder=True) as beside:
+        raw = beside / notebook.name
         try:
             execute_notebook(notebook, raw, parameters, cwd=cwd, kernel_name="python3", language="python",
                              kernel_manager_class=kernel_manager(folder), progress_bar=False, on_cell_start=between_cells,
@@ -279,22 +280,50 @@ def explain(error, executed: Path, lines=12) -> str:
 
 # %% ../nbs/01_stage.ipynb #91cc8c00
 def lock_is_whole(text: str) -> bool:
-    """Is `text` a `dvc.lock` as DVC writes them?"""
-    from ruamel.yaml import YAML, YAMLError
+    """Is `text` a `dvc.lock` as DVC writes and reads them?"""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from ruamel.yaml import YAML
     try:
-        content = YAML(typ="safe").load(text)
-    except (YAMLError, ValueError):
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text))
+        return bool(text.strip())
+    except Exception:  # not YAML, or not of DVC's form
         return False
-    stages = content.get("stages") if isinstance(content, dict) else None
-    return isinstance(stages, dict) and all(isinstance(stage, dict) and {"cmd", "outs"} <= set(stage) for stage in stages.values())
+
+
+def free_locks(root: Path) -> str:
+    """Remove `.dvc/tmp/rwlock` where a kill has cut it, or left names of processes that are no longer DVC's; returns what was done."""
+    file = root / ".dvc/tmp/rwlock"
+    if not file.is_file():
+        return ""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        owners = {entry["pid"] for path in held.values() for entry in [*path.get("read", []), *filter(None, [path.get("write")])]}
+        if any(_is_dvc(pid) for pid in owners):
+            return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    file.unlink(missing_ok=True)
+    return "a lock that a killed DVC left behind is removed"
+
+
+def _is_dvc(pid: int) -> bool:
+    """Does DVC run in the process of this number?"""
+    import psutil
+    try:
+        return any("dvc" in Path(word).name for word in psutil.Process(pid).cmdline()[:4])
+    except psutil.Error:
+        return False
 
 
 def mend_lock(root: str | Path | None = None) -> str:
     """Put `dvc.lock` back if a kill has cut it: from the copy of the last stage, else from git. Returns what was done, or ""."""
     root = Path(root) if root else project_root()
     lock, kept = root / "dvc.lock", root / "data/run/dvc.lock"
-    if not lock.is_file() or lock_is_whole(lock.read_text(encoding="utf-8", errors="replace")):
+    text = lock.read_text(encoding="utf-8", errors="replace") if lock.is_file() else None
+    if text is None or lock_is_whole(text):
         return ""
+    if "<<<<<<<" in text:
+        raise UserError(f"{lock} holds marks of a merge: choose one side, as `git checkout --ours dvc.lock` does")
     copy = kept.read_text(encoding="utf-8", errors="replace") if kept.is_file() else ""
     where = "the copy of the last stage"
     if not lock_is_whole(copy):
@@ -311,7 +340,9 @@ def keep_lock(root: Path):
     """Keep a copy of a whole `dvc.lock` in `data/run`."""
     lock = root / "dvc.lock"
     text = lock.read_text(encoding="utf-8", errors="replace") if lock.is_file() else ""
-    if text and lock_is_whole(text):
+    kept = root / "data/run/dvc.lock"
+    same = kept.is_file() and kept.read_text(encoding="utf-8", errors="replace") == text
+    if text and not same and lock_is_whole(text):
         with atomic_path(root / "data/run/dvc.lock") as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -381,16 +412,17 @@ def main(argv=None) -> int:
         parser.error("name one stage, or --mend")
     try:
         if args.mend:
-            print(mend_lock() or "dvc.lock is whole")
+            done = [*filter(None, [free_locks(project_root()), mend_lock()])]
+            print("; ".join(done) or "dvc.lock is whole")
         else:
             run_stage(args.stage)
     except (StageStopped, KeyboardInterrupt) as stopped:
-        print(stopped or "stopped", file=sys.stderr)
+        print(str(stopped) or "stopped", file=sys.stderr)
         return 130
     except (UserError, StageFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, StageFailed) else 2
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         print(f"error: {explain_system(str(error))}", file=sys.stderr)
         return 1
     return 0

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from ruamel.yaml import YAML
 
 from retinalogos.config import UserError, remove_leftovers, stage_folder
-from retinalogos.stage import lock_is_whole, mend_lock, prepare
+from retinalogos.stage import free_locks, lock_is_whole, mend_lock, prepare
 from test_stage import ROOT, files, project, run, write  # noqa: F401  (project is a fixture)
 
 LOCK = (ROOT / "dvc.lock").read_text(encoding="utf-8")
@@ -69,18 +71,42 @@ def test_each_cut_of_a_lock_is_mended(tmp_path):
     lock.write_text(LOCK)
     prepare(tmp_path) if (tmp_path / "data").mkdir() is None else None
     assert kept.read_text() == LOCK and mend_lock(tmp_path) == ""
-    for share in (0, 1, 40, len(LOCK) // 3, len(LOCK) // 2, len(LOCK) - 40):
-        lock.write_text(LOCK[:share])
-        if not lock_is_whole(LOCK[:share]):
-            assert "put back" in mend_lock(tmp_path) and lock.read_text() == LOCK, share
+    small = LOCK[:LOCK.index("\n  captions:") + 1]  # one stage, cut everywhere
+    kept.write_text(small)
+    COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(small))
+    for share in range(0, len(small) - 1, 7):
+        lock.write_text(small[:share])
+        try:
+            COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(small[:share]))
+        except Exception:
+            assert "put back" in mend_lock(tmp_path) and lock.read_text() == small, share
     assert not lock_is_whole(LOCK[:40]) and not lock_is_whole("") and not lock_is_whole("- a list")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"a": {"write": {"pid": 999999999, "cmd": "dvc"}}}', '{"a": {"read": [{"pid": %d, "cmd": "dvc"}]}}' % os.getpid()])
+def test_locks_of_a_killed_dvc_are_removed(tmp_path, content):
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / ".dvc/tmp/rwlock").write_text(content)
+    assert "removed" in free_locks(tmp_path) and not (tmp_path / ".dvc/tmp/rwlock").exists()
+
+
+def test_marks_of_a_merge_are_not_overwritten(tmp_path):
+    (tmp_path / "dvc.lock").write_text("<<<<<<< HEAD\n" + LOCK)
+    with pytest.raises(UserError, match="marks of a merge"):
+        mend_lock(tmp_path)
+
+
+def test_the_notebook_of_a_living_stage_stays(project):  # noqa: F811
+    write(project, "import pathlib\nfrom retinalogos.stage import prepare\nprepare(pathlib.Path('.'))\nprint('second stage')", "print('still here')")
+    status, out, err = run(project)
+    assert (status, err) == (0, "") and "still here" in out
 
 
 def test_a_cut_lock_comes_back_from_git(tmp_path):
     (tmp_path / "dvc.lock").write_text(LOCK)
     for command in (["init", "-q"], ["add", "dvc.lock"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    (tmp_path / "dvc.lock").write_text(LOCK[:500])
+    (tmp_path / "dvc.lock").write_text(LOCK[:40])
     assert "put back from git" in mend_lock(tmp_path) and (tmp_path / "dvc.lock").read_text() == LOCK
 
 

@@ -18,7 +18,6 @@ import os
 import re
 from itertools import combinations
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,7 +28,7 @@ from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
 from .intervals import as_interval, bootstrap_interval, interval_text, wilson_interval
 from .reader_pack import ASPECTS, key_digest
-from ..config import UserError, write_json, write_table
+from ..config import UserError, temporary_beside, write_json, write_table
 from ..data.figures import PALETTE, interval_bars, save_figure, set_style
 
 # %% ../../nbs/analysis/06_reader_study.ipynb #43d3fa1f
@@ -501,8 +500,7 @@ def analyse_study(key_file, answer_files, out, margin: float = 0.1) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     set_style()
     title = f"{scores['n_readers']} readers, {scores['n_items']} photographs"
-    with TemporaryDirectory(prefix=".part-study-", dir=out) as folder:
-        new = Path(folder)
+    with temporary_beside(out / "study", folder=True) as new:
         write_json(new / "scores.json", scores)
         write_table(new / "readers.csv", score_table(scores).rename_axis("reader").reset_index())
         write_table(new / "ratings.csv", rating_table(scores).rename_axis("aspect").reset_index())
