@@ -539,7 +539,7 @@ def crop_field(image: np.ndarray) -> tuple[np.ndarray, Field]:
     square[y:y + height, x:x + width] = image[top:bottom, left:right]
     circle = field.x - left + x, field.y - top + y, field.radius
     if not field.clean:
-        square[distances((circle[0] - 0.5, circle[1] - 0.5, field.radius), square.shape[:2]) > 1.01] = 0
+        square[distances((circle[0] - 0.5, circle[1] - 0.5, field.radius), square.shape[:2]) > 1] = 0
     return square, replace(field, x=circle[0], y=circle[1], box=(x, y, x + width, y + height))
 
 
