@@ -283,7 +283,7 @@ def lock_is_whole(text: str) -> bool:
     from ruamel.yaml import YAML, YAMLError
     try:
         content = YAML(typ="safe").load(text)
-    except (YAMLError, ValueError):
+    except (YAMLError, ValueError, RecursionError):
         return False
     stages = content.get("stages") if isinstance(content, dict) else None
     return isinstance(stages, dict) and all(isinstance(stage, dict) and {"cmd", "outs"} <= set(stage) for stage in stages.values())
