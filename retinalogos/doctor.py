@@ -10,6 +10,7 @@ __all__ = ['Check', 'tried', 'check_packages', 'check_python', 'judge_torch', 'n
 
 # %% ../nbs/03_doctor.ipynb #06bb26cb
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -182,7 +183,7 @@ def dvc_at_work(root: Path) -> int | None:
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         command, place = process.info["cmdline"] or [], process.info["cwd"]
         named = any(Path(word).name == "dvc" or word in ("dvc", "retinalogos.stage") for word in command[:4])
-        if process.pid not in mine and named and place and Path(place) == root.resolve():
+        if process.pid not in mine and named and place and Path(place).is_relative_to(root.resolve()):
             return process.pid
     return None
 
@@ -202,21 +203,30 @@ def check_dvc(root: Path) -> Check:
     return judge_status(json.loads(done.stdout))
 
 # %% ../nbs/03_doctor.ipynb #bdf4a56a
-def recorded_gigabytes(root: Path) -> float:
-    "Size [10^9 bytes] of everything that the run on record wrote."
-    stages = read_yaml(root / "dvc.lock")["stages"].values()
-    return sum(out.get("size", 0) for stage in stages for out in stage.get("outs", [])) / 1e9
+def recorded_gigabytes(root: Path) -> float | None:
+    """Size [10^9 bytes] of everything that the run on record wrote, None where no run is."""
+    lock = root / "dvc.lock"
+    stages = read_yaml(lock)["stages"].values() if lock.exists() else ()
+    return sum(out.get("size", 0) for stage in stages for out in stage.get("outs", [])) / 1e9 or None
 
-def judge_room(free: float, memory: float, files: float, peak: float) -> Check:
-    "Free disk and memory [10^9 bytes] against the `files` and the `peak` memory of the run on record."
-    said = f"{free:.1f} GB of disk free, {memory:.1f} GB of memory; the run on record wrote {files:.1f} GB and took at most {peak:.1f} GB"
-    return Check("room", "problem" if free < 2 * files or memory < peak else "ok", said)
+def judge_room(free: float, memory: float, files: float | None, peak: float | None) -> Check:
+    """Free disk and memory [10^9 bytes] against the `files` and the `peak` memory of the run on record; None: not recorded."""
+    told = [f"{free:.1f} GB of disk free, {memory:.1f} GB of memory",
+            "how much a run writes is not on record (dvc.lock)" if files is None else f"the run on record wrote {files:.1f} GB",
+            "how much memory a run takes is not on record (data/results/summary.json)" if peak is None
+            else f"it took at most {peak:.1f} GB of memory"]
+    short = files is not None and free < 2 * files or peak is not None and memory < peak
+    return Check("room", "problem" if short else "note" if None in (files, peak) else "ok", "; ".join(told))
 
-def recorded_peak(root: Path) -> float:
-    """Most memory [10^9 bytes] of the run on record; 0 where no run says."""
+
+def recorded_peak(root: Path) -> float | None:
+    """Most memory [10^9 bytes] of the run on record; None where no run says."""
     summary = root / "data/results/summary.json"
-    run = json.loads(summary.read_text(encoding="utf-8")).get("run", {}) if summary.is_file() else {}
-    return float(run.get("peak_memory_gb") or 0)
+    if not (summary.exists() or summary.is_symlink()):
+        return None
+    run = json.loads(summary.read_text(encoding="utf-8")).get("run") or {}
+    peak = float(run.get("peak_memory_gb") or "nan")
+    return peak if 0 < peak < math.inf else None
 
 
 def check_room(root: Path) -> Check:
@@ -224,7 +234,7 @@ def check_room(root: Path) -> Check:
     free, memory = shutil.disk_usage(root).free / 1e9, psutil.virtual_memory().total / 1e9
     room = judge_room(free, memory, recorded_gigabytes(root), recorded_peak(root))
     temporary = shutil.disk_usage(gettempdir()).free / 1e9
-    if room.state == "ok" and temporary < 0.1:
+    if room.state != "problem" and temporary < 0.1:
         return Check("room", "problem", f"{temporary:.2f} GB free in {gettempdir()}, where temporary files go: set TMPDIR to a larger disk")
     return room
 

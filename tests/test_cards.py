@@ -1,15 +1,23 @@
 """A card tells only what lies there."""
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from retinalogos.cards import dataset_card, folder_hash, model_card
+from retinalogos.config import UserError
 from retinalogos.data.dataset import build_dataset
-from ruamel.yaml import YAML
+from retinalogos.data.dataset import dataset_card as card_of_tables
+from retinalogos.data.named_sets import DESCRIPTIONS
+from retinalogos.data.records import RECORD_KEYS
+from retinalogos.data.sources import FolderSource
+from retinalogos.training.sample import training_facts
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,13 +39,17 @@ def put_checkpoint(project, facts=None):
     return folder
 
 
-def lock_in(project, folder):
-    """Say in dvc.lock that `folder` was made by finetune and measured by sample."""
+def lock_in(project, path, md5, kinds=("outs", "deps"), stages=None):
+    """Say in dvc.lock that `path` had this hash when it was made and when it was used."""
     lock = YAML().load(project / "dvc.lock")
-    path = folder.relative_to(project).as_posix()
-    for stage, kind in (("finetune", "outs"), ("sample", "deps")):
-        next(entry for entry in lock["stages"][stage][kind] if entry["path"] == path)["md5"] = folder_hash(folder)
+    entries = [entry for name, stage in lock["stages"].items() for kind in kinds for entry in stage[kind] if stages is None or name in stages]
+    for entry in entries:
+        if entry["path"] == path:
+            entry["md5"] = md5
     YAML().dump(lock, project / "dvc.lock")
+
+
+FINETUNE = "data/checkpoints/finetune"
 
 
 def test_without_a_checkpoint_it_tells_of_the_run_on_record(project):
@@ -62,15 +74,111 @@ def test_a_checkpoint_that_tells_nothing_is_not_called_simulated(project):
 
 def test_scores_of_these_very_bytes_are_shown_and_one_byte_takes_them_away(project):
     folder = put_checkpoint(project, {"source": ["simulated"], "pairs": 700, "kept": 650})
-    lock_in(project, folder)
+    lock_in(project, FINETUNE, folder_hash(folder))
     text = model_card(project)
     assert "model-index:" in text and "There are none" not in text and "simulated** eyes only" in text and "license: apache-2.0" in text
     (folder / "transformer/config.json").write_text(json.dumps({"num_layers": 2, "hidden_size": 48, "sample_size": 16}))
     assert "There are none for this checkpoint" in model_card(project)
 
 
+def test_of_a_run_that_was_not_finished_no_scores_are_shown(project):
+    """Trained anew and sampled, and then ended: the results are still those of the checkpoint before."""
+    folder = put_checkpoint(project, {"source": ["simulated"], "pairs": 700, "kept": 650})
+    lock_in(project, FINETUNE, folder_hash(folder))
+    assert "model-index:" in model_card(project)
+    lock_in(project, "data/samples", "0" * 32 + ".dir", ["outs"])
+    text = model_card(project)
+    assert "There are none for this checkpoint" in text and "model-index" not in text
+
+
+@pytest.mark.parametrize("name", ["headline.csv", "report.json", "fidelity.json", "purification.json"])
+def test_results_that_another_run_wrote_are_not_shown(project, name):
+    folder = put_checkpoint(project, {"source": ["simulated"], "pairs": 700, "kept": 650})
+    lock_in(project, FINETUNE, folder_hash(folder))
+    with (project / "data/results" / name).open("a") as file:
+        file.write("\n")
+    assert "There are none for this checkpoint" in model_card(project)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="there is nothing to tell of"):
+        model_card(project)
+
+
+def test_a_checkpoint_of_the_run_on_record_that_tells_nothing_is_known_by_its_hash(project):
+    lock_in(project, FINETUNE, folder_hash(put_checkpoint(project)))
+    text = model_card(project)
+    assert "simulated** eyes only" in text and "license: apache-2.0" in text and "model-index:" in text
+
+
+def test_the_terms_of_a_public_set_are_named(project):
+    put_checkpoint(project, {"source": ["odir"], "pairs": 7, "kept": 6})
+    assert f"odir ({DESCRIPTIONS['odir'].licence})" in model_card(project)
+
+
+DAMAGED = {
+    "training cut": ("training.json", '{"source": ["simu'), "training a list": ("training.json", "[1]"),
+    "training in brackets": ("training.json", "[" * 100_000), "sources a word": ("training.json", '{"source": "simulated"}'),
+    "pairs a word": ("training.json", '{"source": ["simulated"], "pairs": "many"}'),
+    "no shape": ("transformer/config.json", None), "shape cut": ("transformer/config.json", "{"),
+    "shape null": ("transformer/config.json", "null"), "a width in words": ("transformer/config.json", '{"num_layers": 2, "hidden_size": "x", "sample_size": 8}'),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_checkpoint_is_one_line(project, name):
+    file, content = DAMAGED[name]
+    folder = put_checkpoint(project, {"source": ["simulated"], "pairs": 700, "kept": 650})
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(UserError) as caught:
+        model_card(project)
+    assert file in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["", "stages: []\n", "stages:\n  a: {cmd: x, outs: [b]}\n", "[" * 1000])
+def test_a_damaged_lock_is_one_line(project, content):
+    (project / "dvc.lock").write_text(content)
+    with pytest.raises(UserError, match="dvc.lock"):
+        model_card(project)
+
+
+def first_step(folder, *sources):
+    """A data set of photographs of one's own, and a checkpoint of step 1 that has seen `sources`; none of it where there are none."""
+    (folder / "dataset").mkdir()
+    pd.DataFrame({"source": ["my_clinic"] * 3, "split": ["train", "train", "test"]}).to_parquet(folder / "dataset/records.parquet")
+    (folder / "checkpoints/pretrain").mkdir(parents=True)
+    if sources:
+        (folder / "checkpoints/pretrain/training.json").write_text(json.dumps({"source": sources, "pairs": 9}))
+    return training_facts(1, folder)
+
+
+def test_what_step_1_has_seen_counts_for_the_last_step(tmp_path):
+    facts = first_step(tmp_path, "odir")
+    assert facts["source"] == ["my_clinic", "odir"] and facts["pairs"] == 2 and facts["kept"] == 1
+    assert training_facts(data=tmp_path)["source"] == ["my_clinic"]
+
+
+def test_of_a_first_step_that_tells_nothing_nothing_is_claimed(tmp_path):
+    assert first_step(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["simulated", " Simulated "])
+def test_photographs_cannot_be_called_simulated(tmp_path, name):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match="what simulated eyes are called"):
+        FolderSource(tmp_path, name=name)
+
+
+@pytest.mark.parametrize("text", ["<img src=q onerror=alert(1)>", "a\n<script>", "a\x1b[2J", "a\u202eb", "[x](javascript:alert(1))", "a|b", "`<b>`"])
+def test_a_name_does_nothing_in_the_card_of_a_data_set(text):
+    rows = [{"image_id": f"{k}", "patient_id": f"p{k}", "split": "train", "source": text} | dict.fromkeys(RECORD_KEYS) for k in range(3)]
+    rejects = pd.DataFrame({"file": ["a"], "reason": [f"unknown eye side {text}"]})
+    card = card_of_tables(pd.DataFrame(rows), rejects)
+    assert not re.search(r"<[a-z]|\x1b|\u202e|(?<!\\)\[x", card) and len(re.findall("(?m)^---$", card)) == 2
+
+
 def test_names_from_outside_are_escaped(project):
-    put_checkpoint(project, {"source": ["<img src=q onerror=alert(1)>\n---\nlicense: mit"]})
+    put_checkpoint(project, {"source": ["<img src=q onerror=alert(1)>\n---\nlicense: mit"], "pairs": 7, "kept": 6})
     text = model_card(project)
     assert "<img" not in text.partition("# RetinaLogos")[2] and "\n---\nlicense: mit" not in text.partition("# RetinaLogos")[2]
 

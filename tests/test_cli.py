@@ -59,7 +59,7 @@ def test_what_needs_no_heavy_library_imports_none(arguments):
     (["caption", "photograph.jpg", "--eye", "OD"], "photograph.jpg: no such file"),
     (["caption"], "run the dataset stage first"),
     (["card", "dataset"], "run the dataset stage first"),
-    (["card", "model", "--out", "card.md"], "data/results/fidelity.json is missing"),
+    (["card", "model", "--out", "card.md"], "there is nothing to tell of; run `make repro` first"),
     (["preset", "diff", "gpu", "papr"], "no preset 'papr'; did you mean 'paper'?"),
     (["preset", "show", "papr"], "no preset 'papr'; did you mean 'paper'?"),
     (["preset", "apply", "odir", "--params", "gone.yaml"], "gone.yaml: no such file"),
@@ -207,6 +207,22 @@ def test_card_is_written_whole(tmp_path):
     text = (tmp_path / "new/card.md").read_text()
     assert said == f"{tmp_path}/new/card.md\n" and text.startswith("---\n") and "model-index:" in text and os.listdir(tmp_path / "new") == ["card.md"]
     assert run(ROOT, "card", "model") == (0, text, "")
+
+
+@pytest.mark.parametrize("out, said", [("folder.png", "a folder is there"), ("params.yaml/x.png", "nothing can be written in")])
+def test_where_a_picture_cannot_go_is_said_before_it_is_drawn(sampled, capsys, out, said):
+    calls, arguments = sampled
+    Path("folder.png").mkdir()
+    Path("params.yaml").touch()
+    assert cli.main([*arguments, "--out", out]) == 2
+    assert said in capsys.readouterr().err and not calls
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_nothing(project, photographs):
+    (project / "OD.png").rename(project / "\u7709.png")
+    done = subprocess.run([sys.executable, "-m", "retinalogos.cli", "caption", "\u7709.png", "--eye", "OD"], cwd=project, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and done.stdout.startswith("\\u7709.png: ") and done.stderr == ""
 
 
 def test_a_failure_while_sampling_leaves_the_earlier_picture(sampled, monkeypatch, capsys):

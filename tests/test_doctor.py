@@ -41,10 +41,29 @@ def test_one_sick_file_is_one_problem(project, name):
     assert {"python", "packages", "accelerator", "params.yaml", "settings.ini", "captions", "room", "generator", "DVC"} <= set(checks)
 
 
-def test_a_project_without_results_or_a_stage_without_outs_is_no_problem(project):
-    (project / "data/results/summary.json").unlink()
-    (project / "dvc.lock").write_text("schema: '2.0'\nstages:\n  dataset:\n    cmd: x\n")
-    assert {one.what: one.state for one in examine(project)}["room"] == "ok"
+NOT_RECORDED = {
+    "no summary": ("data/results/summary.json", None), "no run": ("data/results/summary.json", b"{}"),
+    "run null": ("data/results/summary.json", b'{"run": null}'), "a peak of NaN": ("data/results/summary.json", b'{"run": {"peak_memory_gb": NaN}}'),
+    "no lock": ("dvc.lock", None), "a stage without outs": ("dvc.lock", b"schema: '2.0'\nstages:\n  dataset:\n    cmd: x\n"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RECORDED)
+def test_what_no_run_has_recorded_is_called_so(project, name):
+    file, content = NOT_RECORDED[name]
+    (project / file).unlink()
+    if content is not None:
+        (project / file).write_bytes(content)
+    room = {one.what: one for one in examine(project)}["room"]
+    assert room.state == "note" and f"not on record ({file})" in room.said and "0.0 GB" not in room.said and "nan" not in room.said
+
+
+@pytest.mark.parametrize("name", ["a folder", "a link to itself"])
+def test_a_summary_that_is_no_file_is_a_problem(project, name):
+    file = project / "data/results/summary.json"
+    file.unlink()
+    file.mkdir() if name == "a folder" else file.symlink_to(file.name)
+    assert {one.what: one.state for one in examine(project)}["room"] == "problem"
 
 
 def test_an_archive_is_told_from_a_clone(project):

@@ -207,6 +207,17 @@ def test_readers_have_their_own_order_and_answers(pack, browser):
 
 
 @needs_browser
+@pytest.mark.parametrize("code, taken", [("pooled", False), ("Averaged", False), ("two words", False), ("", False), ("pool", True)])
+def test_the_page_takes_the_codes_that_the_analysis_takes(pack, browser, code, taken):
+    browser.open((pack / "page.html").as_uri())
+    browser.value("localStorage.clear()")
+    browser.open((pack / "page.html").as_uri())
+    browser.value("document.getElementById('reader').focus()")
+    browser.press(*code, "Enter")
+    assert browser.value("!document.getElementById('reading').hidden") == taken
+
+
+@needs_browser
 def test_from_the_browser_to_the_report(pack, browser, tmp_path):
     """A reader who knows the truth, driven through all photographs: d' is high, and the report is complete."""
     key = read_key(pack / "key.json")
@@ -235,7 +246,7 @@ def test_what_cannot_be_analysed_is_said_in_one_line(pack, tmp_path):
     (tmp_path / "key.json").write_text((pack / "key.json").read_text().replace('"real"', '"synthetic"', 1))
     for arguments, said in ((["none.json", tmp_path / "one.json"], "none.json: no such file"),
                             ([pack / "key.json", tmp_path / "empty.json"], "empty.json: not JSON"),
-                            ([pack / "key.json", tmp_path / "other.json"], "answers to the pack 0000"),
+                            ([pack / "key.json", tmp_path / "other.json"], "answers to another pack"),
                             ([tmp_path / "key.json", tmp_path / "one.json"], "changed after the pack was made"),
                             ([pack / "key.json", tmp_path / "one.json", tmp_path / "one.json"], "reader a has answered"),
                             ([pack / "key.json", tmp_path / "one.json"], "only photographs of one kind")):

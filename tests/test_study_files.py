@@ -50,6 +50,8 @@ FAULTS = {
     "confidence text": (first(confidence="2"), "photograph 000: confidence"), "rating dict": (first(ratings={ASPECTS[0]: {}}), f"photograph 000: {ASPECTS[0]}"),
     "ratings list": (first(ratings=[1]), "photograph 000: its ratings"), "judged list": (first(judged=["real"]), "photograph 000: judged"),
     "judged null": (first(judged=None), "photograph 000: judged"), "item list": (first(item=["001"]), "names no photograph"), "item number": (first(item=1), "names no photograph"),
+    "no ratings": (lambda c: c["answers"][0].pop("ratings"), "photograph 000: its ratings"),
+    "an aspect of its own": (first(ratings={"colour\x1b": 2}), "photograph 000: nobody was asked"),
     "item unknown": (first(item="zzz"), "photograph zzz"), "item twice": (first(item="001"), "001 is answered twice"),
     "item tag": (first(item="<img src=x>\x1b[2J"), "not in this pack"), "answers null": (lambda c: c.update(answers=None), "not a file of answers"),
     "answer null": (lambda c: c.update(answers=[None]), "names no photograph"), "none": (lambda c: c.update(answers=[]), "no photograph has been answered"),

@@ -15,6 +15,7 @@ __all__ = ['RECORD_COLUMNS', 'SHARD_ROWS', 'SHARD_BYTES', 'CARD', 'SIMULATED_LIM
 import html
 import re
 import sys
+import unicodedata
 import warnings
 from array import array
 from collections import Counter
@@ -392,7 +393,8 @@ def record_grades(records: pd.DataFrame) -> list[int | None]:
 # %% ../../nbs/data/08_dataset.ipynb #a8fcaf3b
 def card_text(text: str) -> str:
     """Text from outside, safe in a card: one line, no tag, no link, no table."""
-    line = html.escape(" ".join(valid_text(str(text)).split()), quote=False)
+    seen = "".join(letter for letter in valid_text(str(text)) if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf"))
+    line = html.escape(" ".join(seen.split()), quote=False)
     return re.sub(r"([\[\]`|*\\])", r"\\\1", line)
 
 
@@ -411,7 +413,7 @@ def dataset_card(records: pd.DataFrame, rejects: pd.DataFrame, sources: Sequence
     `notes` is the number of records with a note.
     """
     grades = ["not graded" if grade is None else f"DR {grade}" for grade in record_grades(records)]
-    counts = [pd.crosstab(values, records["split"], margins=True).to_markdown() for values in (records["source"], pd.Series(grades, name="grade"))]
+    counts = [pd.crosstab(values, records["split"], margins=True).to_markdown() for values in (records["source"].map(card_text), pd.Series(grades, name="grade"))]
     reasons = rejects["reason"].astype(str).str.replace(r"(?s)the same pixels as .*", "the same pixels as another photograph", regex=True)
     reasons = reasons.str.replace(r"quality score [\d.]+ is", "its quality score is", regex=True)
     reasons = reasons.str.replace(r"(?s)(unknown \w+) ['\"].*", r"\1", regex=True).value_counts().head(20)

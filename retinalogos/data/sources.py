@@ -601,6 +601,8 @@ class FolderSource:
         self.where, self.notes, self.follow_links = "a folder of this machine", [], follow_links
         self.columns = FolderColumns.model_validate(columns or {})
         self.name, self.pattern = name or self.root.name, name_groups(name_pattern) if name_pattern else None
+        if self.name.strip().casefold() == "simulated":
+            raise UserError(f"dataset.name: '{self.name}' is what simulated eyes are called: give these photographs another name")
         told = {*self.columns.named(), *(self.pattern.groupindex if self.pattern else ())}
         self.cannot_tell = tuple(field for field in FolderColumns.model_fields if field not in told)
 

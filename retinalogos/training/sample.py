@@ -10,6 +10,7 @@ __all__ = ['PIPELINES', 'REQUEST_COLUMNS', 'CHANGES', 'make_pipeline', 'save_che
 
 # %% ../../nbs/training/04_sample.ipynb #59e5f6d5
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +85,20 @@ def check_autoencoder(pipeline, encoders):
 
 
 def training_facts(kept: int | None = None, data="data") -> dict:
-    """On what a checkpoint is trained: the data set's sources, the hash of its records, how many pairs there are and were `kept`."""
-    records = Path(data, "dataset/records.parquet")
+    """On what a checkpoint is trained: the data set's sources, the hash of its records, how many pairs there are and were `kept`.
+
+    With `kept` it is that of the last step, which has also seen what step 1 has; {} where step 1 does not tell.
+    """
+    records, first = Path(data, "dataset/records.parquet"), Path(data, "checkpoints/pretrain/training.json")
     table = pd.read_parquet(records, columns=["source", "split"])
     facts = {"source": sorted(table["source"].unique()), "records": hashlib.sha256(records.read_bytes()).hexdigest(),
              "pairs": int((table["split"] == "train").sum())}
-    return facts if kept is None else facts | {"kept": kept}
+    if kept is None:
+        return facts
+    if not first.is_file():
+        return {}
+    seen = json.loads(first.read_text(encoding="utf-8"))["source"]
+    return facts | {"source": sorted({*facts["source"], *seen}), "kept": kept}
 
 
 def finish_training(folder, transformer, encoders, losses, state, shift=1.0, facts=None):
