@@ -239,7 +239,7 @@ def recorded_training(root: Path) -> dict:
     results = read_results(root / "data/results", ("fidelity", "purification"))
     return {"source": results["fidelity"]["source"], "pairs": results["purification"]["n"], "kept": results["purification"]["kept"]}
 
-
+# %% ../nbs/04_cards.ipynb #3fc46ef4
 def model_facts(root: Path, belong: bool) -> dict:
     """What the card of a checkpoint says of captions, training and scores; without scores unless they `belong` to it."""
     if not belong:
@@ -259,7 +259,6 @@ def transformer_shape(root: Path, belong: bool | None) -> dict:
     config = checkpoint_json(root, "transformer/config.json", dict.fromkeys(("num_layers", "hidden_size", "sample_size"), int))
     name = "lumina2" if "cap_feat_dim" in config else "lumina_next"
     return {"architecture": name, "layers": config["num_layers"], "width": config["hidden_size"], "side": 8 * config["sample_size"]}
-
 
 # %% ../nbs/04_cards.ipynb #08e9f6a4
 def card_head(sources: list[str], scores: bool, root: Path) -> str:

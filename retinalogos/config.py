@@ -704,7 +704,7 @@ def _settings_file(file: Path) -> dict[str, dict[str, str]]:
         raise UserError(f"{file}, line {lines[0]}: expected `[section]` or `name = value`") from None
     return {name: dict(parser[name]) for name in parser.sections()}
 
-
+# %% ../nbs/00_config.ipynb #30dcbaf4
 def _settings_environment() -> dict[str, dict[str, str]]:
     """The same from variables RETINALOGOS_SECTION_KEY; UserError for one that nothing reads."""
     known = {f"RETINALOGOS_{section}_{key}".upper(): (section, key) for section, keys in SETTING_NAMES.items() for key in keys}

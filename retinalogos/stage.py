@@ -305,7 +305,7 @@ def free_locks(root: Path) -> str:
     file.unlink(missing_ok=True)
     return "a lock that a killed DVC left behind is removed"
 
-
+# %% ../nbs/01_stage.ipynb #ea7e370d
 def _is_dvc(pid: int) -> bool:
     """Does DVC run in the process of this number?"""
     import psutil
@@ -314,7 +314,7 @@ def _is_dvc(pid: int) -> bool:
     except psutil.Error:
         return False
 
-
+# %% ../nbs/01_stage.ipynb #3bbf147f
 def mend_lock(root: str | Path | None = None) -> str:
     """Put `dvc.lock` back if a kill has cut it: from the copy of the last stage, else from git. Returns what was done, or ""."""
     root = Path(root) if root else project_root()
@@ -335,7 +335,7 @@ def mend_lock(root: str | Path | None = None) -> str:
         temporary.write_text(copy, encoding="utf-8")
     return f"dvc.lock was cut while it was written: put back from {where}; nothing is lost"
 
-
+# %% ../nbs/01_stage.ipynb #f3f75351
 def keep_lock(root: Path):
     """Keep a copy of a whole `dvc.lock` in `data/run`."""
     lock = root / "dvc.lock"

@@ -76,7 +76,7 @@ def read_scale(value, name: str) -> float:
         raise ValueError(f"{name} is not 1, 2, 3 or null")
     return float(value)
 
-
+# %% ../../nbs/analysis/06_reader_study.ipynb #7103415e
 def read_answer(answer, known: set) -> dict:
     """One answer as a row, without its reader; ValueError with the photograph and what is wrong."""
     if not isinstance(answer, dict) or not isinstance(answer.get("item"), str):
@@ -97,7 +97,7 @@ def read_answer(answer, known: set) -> dict:
         reason = error if isinstance(error, ValueError) else "judged is neither real nor synthetic"
         raise ValueError(f"photograph {ascii(item)[1:-1][:40]}: {reason}") from None
 
-
+# %% ../../nbs/analysis/06_reader_study.ipynb #e213748e
 def read_answers(path, key: dict) -> pd.DataFrame:
     """Answers of one reader: columns `ANSWER_COLUMNS`, NaN where there is no rating; UserError where they do not fit the key."""
     content = read_json(path)

@@ -426,7 +426,7 @@ async def fetch(client: httpx.AsyncClient, method: str, url: str, seconds: float
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, ValueError, LookupError, MemoryError) as error:
         raise BadReply(f"connection lost: {type(error).__name__}") from None
 
-
+# %% ../../nbs/captions/03_backends.ipynb #77504712
 def read_json(text: str):
     """The JSON in the text of a reply; None where there is none, or it is nested or written too oddly."""
     try:
@@ -453,7 +453,7 @@ def listed_models(server: str, key: str, hint: str, seconds: float = 10) -> list
         raise UserError(f"{shown(server)}: it does not say which models it has (status {status}); {hint}")
     return [plain_text(entry["id"], 200) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
-
+# %% ../../nbs/captions/03_backends.ipynb #0f21c07f
 def served_model(server: str, key: str, wanted: str | None, setting: str = "captions.model") -> str:
     """`wanted`, or when that is None the only model that `server` lists; `UserError` when it lists none or several."""
     if wanted:
@@ -512,7 +512,7 @@ def check_status(status: int, headers, error: dict, who: str, served: bool):
     if status != 200:
         raise ImageFault(f"status {status}: {said}", final=status in (400, 403, 413, 422))
 
-
+# %% ../../nbs/captions/03_backends.ipynb #02050527
 def read_reply(status: int, headers, text: str, who: str, served: bool = True) -> Reply:
     """A server's reply.
 
@@ -535,7 +535,7 @@ def read_reply(status: int, headers, text: str, who: str, served: bool = True) -
     tokens = [count_of(usage, name) for name in ("prompt_tokens", "completion_tokens")]
     return Reply(text, *tokens, likely_first(choice), reply_fault(message, finish, text, tokens[1]))
 
-
+# %% ../../nbs/captions/03_backends.ipynb #21118e4d
 def reply_fault(message: dict, finish, text: str, tokens: int) -> str:
     """Why the text of a reply may be no answer; "" where there is no reason to think so."""
     if message.get("refusal"):

@@ -401,7 +401,7 @@ def largest_region(mask: np.ndarray) -> np.ndarray:
     largest = 1 + stats[1:, cv2.CC_STAT_AREA].argmax() if len(stats) > 1 else 1
     return (labels == largest).astype(np.uint8)
 
-
+# %% ../../nbs/data/05_images.ipynb #35a68406
 def look_for_circle(small: np.ndarray) -> tuple[Candidate | None, np.ndarray]:
     """The circle of the field in the small picture, or None; and the largest bright region.
 
@@ -426,7 +426,7 @@ def look_for_circle(small: np.ndarray) -> tuple[Candidate | None, np.ndarray]:
         raise RejectedImage("several round fields in one picture")
     return best, bright
 
-
+# %% ../../nbs/data/05_images.ipynb #be2033c7
 def fits(candidate: Candidate, bright: np.ndarray) -> bool:
     """Whether a circle and the largest bright region agree, with nothing around: there is nothing more to look for."""
     box, clean = box_of(candidate, bright)
@@ -492,7 +492,7 @@ def find_field(image: np.ndarray) -> Field:
     coverage = covered(x, y, radius, box)
     return Field(float(x), float(y), float(radius), box, coverage, clean, field_note(box, coverage))
 
-
+# %% ../../nbs/data/05_images.ipynb #81235532
 def field_within(image: np.ndarray, circle: np.ndarray) -> Field:
     """The field looked for again, with more pixels, around a small circle (x, y, radius)."""
     x, y, radius = circle

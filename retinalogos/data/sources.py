@@ -281,7 +281,7 @@ def read_cell(field: str, text: str, spellings: dict[str, dict] = SPELLINGS):
     """The value of one table cell: None when blank, translated by `spellings`; raise `RejectedImage` when unknown."""
     return _read_cell(field, text, tuple(spellings[field].items()) if field in spellings else None)
 
-
+# %% ../../nbs/data/06_sources.ipynb #9e6c5d68
 OLDEST = 120  # years
 AGE_UNITS = {"y": 1, "m": 12, "w": 52.18, "d": 365.25}
 
