@@ -335,6 +335,12 @@ class CaptionsSection(Section):
     extra: dict = Field({}, description="further fields of each request, such as chat_template_kwargs: {enable_thinking: false} (openai only)")
     facts_model: str | None = Field(description="language model that reads what each caption states: hub name, folder, or openai:NAME for the server; null: the rules alone")
 
+    @model_validator(mode="after")
+    def fields_are_free(self):
+        """What this program sets, or cannot read, is no further field."""
+        refuse({f"extra: '{name}' is not for you to set": name in self.extra for name in ("model", "messages", "stream", "n")})
+        return self
+
 # %% ../nbs/00_config.ipynb #1be71d63
 class EncodersSection(Section):
     "VAE, tokenizer, text encoder and CLIP: named pretrained weights, or trained small from nothing."

@@ -3,20 +3,26 @@ import base64
 import gzip
 import io
 import json
+import re
 import socket
 import threading
 import time
+import tracemalloc
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from retinalogos.captions.backends import Job, OpenAIBackend, served_model
+from retinalogos.captions.backends import ImageFault, Job, OpenAIBackend, Reply, TextJob, TextPrompt, read_reply, served_model
+from retinalogos.captions.examine import extract_facts
+from retinalogos.captions.facts import model_facts, read_facts
 from retinalogos.captions.prompts import STRUCTURES, InvalidAnswer, load_prompt, read_answer
 from retinalogos.captions.run import Journal, caption_dataset, read_journal
-from retinalogos.config import Settings, UserError, write_table
+from retinalogos.config import CaptionsSection, Settings, UserError, load_params, write_table
 from retinalogos.data.dataset import RECORD_COLUMNS
 from retinalogos.data.records import EyeRecord
+from retinalogos.training.judge import llm_scores, read_verdict
 
 PROMPT = load_prompt("v1", "short")
 RECORD = EyeRecord(eye="OD", disease_labels=("diabetic_retinopathy",))
@@ -120,6 +126,8 @@ GOOD = {
     "a function": chat({"content": "", "function_call": {"arguments": answer()}}), "wrapped": chat({"content": json.dumps({"answer": json.loads(answer())})}),
     "huge numbers of tokens": chat(usage={"prompt_tokens": 10 ** 30, "completion_tokens": -1}), "tokens as text": chat(usage={"prompt_tokens": "many"}),
     "usage is a list": chat(usage=[1]), "half an emoji": chat({"content": answer(CAPTION + " \ud83d")}),
+    "one part": chat({"content": {"type": "text", "text": answer()}}), "parts as texts": chat({"content": ["", answer()]}),
+    "words beside a tool": chat({"content": "I answer by the tool.", "tool_calls": CALLS}, "tool_calls"),
     "draft in a thought": chat({"content": f"<think>{answer('right eye, a first guess that is thrown away')}</think>{answer()}"}),
 }
 
@@ -136,6 +144,9 @@ FAULTS = {
     "not gzip": (http("not gzip", headers=["Content-Encoding: gzip"]), "not compressed as its header says"),
     "cut gzip": (http(gzip.compress(chat())[:30], headers=["Content-Encoding: gzip"]), "not"),
     "a bomb": (http(gzip.compress(b" " * (200 << 20)), headers=["Content-Encoding: gzip"]), "more than 32 MB"),
+    "a bomb in a bomb": (http(gzip.compress(gzip.compress(b" " * (200 << 20))), headers=["Content-Encoding: gzip, gzip"]), "compressed in a way"),
+    "a bomb in a bomb, two headers": (http(gzip.compress(gzip.compress(b" " * (200 << 20))), headers=["Content-Encoding: gzip"] * 2), "compressed in a way"),
+    "a compression not asked for": (http("\x0b", headers=["Content-Encoding: br"]), "compressed in a way"),
     "odd charset": (http(b"\xff\xfe\x00", headers=["Content-Type: application/json; charset=nonsense"]), "not a chat completion"),
     "deep": (http("[" * 100_000), "not a chat completion"), "no JSON": (http("<html>"), "not a chat completion"),
     "long number": (http('{"choices": ' + "9" * 10_000 + "}"), "not a chat completion"), "empty": (http(), "not a chat completion"),
@@ -148,8 +159,14 @@ FAULTS = {
     "filtered": (http(chat({"content": ""}, "content_filter")), "filtered by the server"), "nothing said": (http(chat({"content": " "})), "an empty answer"),
     "no choices": (http('{"choices": []}'), "not a chat completion"), "odd choice": (http('{"choices": [7]}'), "not a chat completion"),
     "an error with status 200": (http('{"error": {"message": "Provider returned error", "code": 502}}'), "the server's own error, with status 200: Provider returned error"),
+    "an error without its name": (http('{"object": "error", "message": "the model fell over", "code": 500}'), "own error, with status 200: the model fell over"),
+    "an error in a choice": (http(json.dumps({"choices": [{"error": {"message": "Provider disconnected"}, "finish_reason": "error", "message": {"content": ""}}]})),
+                             "own error, with status 200: Provider disconnected"),
+    "an error in a list": (http('[{"error": {"message": "upstream is ill"}}]', "500 X"), "status 500: upstream is ill"),
+    "cut behind a draft": (http(chat({"content": answer("right eye, a first guess that is thrown away") + " No, the disc is"}, "length", {"completion_tokens": 308})), "cut at 308 tokens"),
     "500": (http("oops", "500 X"), "status 500: oops"), "redirect": (http("", "302 X", ["Location: http://127.0.0.1:9/"]), "status 302"),
     "key in an error": (http("headers were: Authorization: Bearer sk-SECRET", "500 X"), "Bearer ***"),
+    "key behind escapes": (http('{"error": {"message": "Bearer \\u0073k-SECRET"}}', "500 X"), "Bearer ***"),
     "key in base64": (http(f"headers: {base64.b64encode(b'sk-SECRET').decode()}", "500 X"), "headers: ***"),
 }
 
@@ -169,8 +186,6 @@ def test_a_fault_of_one_reply_is_that_photographs(server, name):
 @pytest.mark.parametrize("wait", ["Mon, 99999999999999999999 Jan 2026 00:00:00 GMT", "9" * 400, "-5", "soon", "1e999", "nan", "\xb2"])
 def test_odd_waits(server, wait):
     server.reply = lambda body: http("busy", "429 X", [f"Retry-After: {wait}"]) if len(server.asked) == 1 else http(chat())
-    if wait == "9" * 400:
-        pytest.skip("an hour's wait is what was asked for")
     (result,) = results(server)
     assert result.caption == CAPTION
 
@@ -195,7 +210,12 @@ CREDIT = http(json.dumps({"error": {"message": "Insufficient credits. Add more",
 CREDIT_200 = http(json.dumps({"error": {"message": "Insufficient credits. Add more", "code": 402}}))
 
 
-@pytest.mark.parametrize("reply, said", [(QUOTA, "exceeded your current quota"), (CREDIT, "Insufficient credits"), (CREDIT_200, "Insufficient credits")])
+LOW = http(json.dumps({"error": {"message": "Your credit balance is too low to go on", "type": "invalid_request_error"}}), "400 X")
+EMPTY = http(json.dumps({"code": 30001, "message": "Sorry, your account balance is insufficient"}), "403 X")
+
+
+@pytest.mark.parametrize("reply, said", [(QUOTA, "exceeded your current quota"), (CREDIT, "Insufficient credits"), (CREDIT_200, "Insufficient credits"),
+                                         (LOW, "credit balance is too low"), (EMPTY, "account balance is insufficient")])
 def test_without_credit_the_run_stops_and_goes_on_later(server, tmp_path, reply, said):
     data_set(tmp_path / "data", 6)
     server.reply = lambda body: http(chat()) if len(server.asked) <= 3 else reply
@@ -207,13 +227,14 @@ def test_without_credit_the_run_stops_and_goes_on_later(server, tmp_path, reply,
     assert (caption_all(server, tmp_path).caption == CAPTION).all() and len(server.asked) == 7
 
 
-def test_a_flagged_photograph_is_its_own_fault(server, tmp_path):
+@pytest.mark.parametrize("sentence", ["The input was flagged by moderation", "Request blocked: the image may be harmful"])
+def test_a_flagged_photograph_is_its_own_fault(server, tmp_path, sentence):
     data_set(tmp_path / "data", 4)
-    flagged = http(json.dumps({"error": {"message": "The input was flagged by moderation", "code": 403}}), "403 X")
+    flagged = http(json.dumps({"error": {"message": sentence, "code": 403}}), "403 X")
     server.reply = lambda body: flagged if "eye-0" in body else http(chat())
     for _ in range(2):
         table = caption_all(server, tmp_path).set_index("image_id")
-        assert "flagged by moderation" in table.error["eye-0"] and (table.caption[1:] == CAPTION).all()
+        assert sentence in table.error["eye-0"] and (table.caption[1:] == CAPTION).all()
     assert len(server.asked) == 4
 
 
@@ -262,6 +283,120 @@ def test_loopback_never_goes_through_a_proxy(server, monkeypatch):
     assert results(server)[0].caption == CAPTION
 
 
+OTHER_PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "http://me:wo/rd@127.0.0.1:9", "me:word@127.0.0.1:9", "http://[bad", "http://127.0.0.1:99999999"])
+def test_a_proxy_that_does_not_answer_is_named(monkeypatch, proxy):
+    for name in OTHER_PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "elsewhere.invalid")
+    for ask in (lambda: list(OpenAIBackend(PROMPT, "http://captions.invalid/v1", "tiny", patience=0.1).answer(jobs())),
+                lambda: served_model("http://captions.invalid/v1", "", None)):
+        with pytest.raises(UserError, match="proxy.*http_proxy=") as caught:
+            ask()
+        assert not {"word", "wo/rd", "elsewhere"} & set(re.split(r"[:@,()= ]", str(caught.value))), caught.value
+
+
+def test_a_password_in_the_address_is_not_shown(server):
+    secret = base64.b64encode(b"me:word").decode()
+    address = server.address.replace("//", "//me:word@")
+    server.reply = lambda body: http(f"headers: Authorization: Basic {secret}", "500 X")
+    (result,) = OpenAIBackend(PROMPT, address, "tiny", max_attempts=1).answer(jobs())
+    assert result.error == "status 500: headers: Authorization: Basic ***"
+    with pytest.raises(UserError, match="127.0.0.1:9/v1: no answer") as caught:
+        list(OpenAIBackend(PROMPT, "http://me:word@127.0.0.1:9/v1", "tiny", patience=0.1).answer(jobs()))
+    assert "word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key, repeated", [("sk/a+b=", "sk%2Fa%2Bb%3D"), ("sk/a+b=", "sk\\/a+b="), ("sk/a+b=", "sk%2fa%2bb%3d")])
+def test_the_key_is_hidden_in_other_spellings(server, key, repeated):
+    server.reply = lambda body: http(f'{{"error": {{"message": "sent: {repeated}"}}}}', "500 X")
+    assert results(server, key=key)[0].error == "status 500: sent: ***"
+
+
+@pytest.mark.parametrize("key", ["schl\xfcssel", "one\ntwo", "two words\t"])
+def test_a_key_that_no_header_can_hold_is_told(server, key):
+    with pytest.raises(UserError, match="key in settings.local.ini") as caught:
+        results(server, key=key)
+    assert key not in str(caught.value)
+
+
+def test_a_bomb_takes_little_memory(server):
+    server.reply = lambda body: FAULTS["a bomb"][0] + FAULTS["a bomb in a bomb"][0]
+    tracemalloc.start()
+    try:
+        (result,) = results(server)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not result.caption and peak < 100 << 20
+
+
+def test_replies_of_any_depth_are_one_faults():
+    for depth in range(100, 1200, 7):
+        for body in ('{"error": {"message": %s}}', '{"choices": [{"message": {"refusal": %s}}]}',
+                     '{"choices": [{"message": {"tool_calls": [{"function": {"arguments": {"a": %s}}}]}}]}'):
+            try:
+                reply = read_reply(200, {}, body % ("[" * depth + "]" * depth), "server")
+            except ImageFault:
+                continue
+            with pytest.raises(InvalidAnswer):
+                read_answer(reply.text, PROMPT, RECORD)
+
+
+def test_a_deep_answer_to_a_question_in_text_is_refused(server):
+    deep = '{"eye": null, "stated_lesions": ' + "[" * 700 + "]" * 700 + "}"
+    server.reply = lambda body: http(chat({"content": deep}))
+    backend = OpenAIBackend(TextPrompt("", 500, read_facts), server.address, "tiny", max_attempts=1)
+    (result,) = backend.answer([TextJob("drusen")])
+    assert "nested too deep" in result.error and not result.caption
+
+
+@pytest.mark.parametrize("odd", ["garbage", "{}", '{"eye": 7}', "[]"])
+def test_facts_in_the_journal_that_do_not_fit_are_asked_again(server, tmp_path, odd):
+    captions = pd.DataFrame({"image_id": ["a"], "caption": ["right eye with drusen"]})
+    facts = json.dumps(asdict(extract_facts(captions.caption[0])))
+    server.reply = lambda body: http(chat({"content": facts}))
+    backend = OpenAIBackend(TextPrompt("", 500, read_facts), server.address, "tiny", setting="captions.facts_model")
+    first = model_facts(captions, backend, tmp_path)
+    (row,) = read_journal(tmp_path)
+    (tmp_path / "00000.jsonl").write_text(json.dumps(row | {"answer": odd}) + "\n")
+    assert model_facts(captions, backend, tmp_path) == first and len(server.asked) == 2
+    assert first["a"].eye == "OD" and first["a"].stated_lesions == ("drusen",)
+
+
+def test_verdicts_in_the_journal_that_do_not_fit_are_asked_again(server, tmp_path):
+    server.reply = lambda body: http(chat({"content": "yes"}))
+    backend = OpenAIBackend(TextPrompt("", 8, read_verdict, likely=20), server.address, "tiny", setting="purify.llm")
+    assert llm_scores(backend, ["a caption"], [RECORD], journal=tmp_path).tolist() == [1.0]
+    (row,) = read_journal(tmp_path)
+    for k, odd in enumerate(["garbage", "nan", "7", "-1"]):
+        (tmp_path / "00000.jsonl").write_text(json.dumps(row | {"answer": odd}) + "\n")
+        assert llm_scores(backend, ["a caption"], [RECORD], journal=tmp_path).tolist() == [1.0] and len(server.asked) == k + 2
+
+
+@pytest.mark.parametrize("text, first, verdict", [
+    ("yes, it seems </think> no", {"yes": -0.1}, "0"), ("yes", {"yes": float("nan"), "no": -50.0}, "1"), ("Yes.", {}, "1"),
+    ("<think>yes", {}, None), ("yes", {"yes": -0.1, "no": float("-inf")}, "1.000000")])
+def test_verdicts_of_models_that_think(text, first, verdict):
+    top = [{"token": token, "logprob": chance} for token, chance in first.items()]
+    choice = {"message": {"content": text}, "logprobs": {"content": [{"top_logprobs": top}]}}
+    reply = read_reply(200, {}, json.dumps({"choices": [choice]}), "server")
+    if verdict is None:
+        with pytest.raises(InvalidAnswer):
+            read_verdict(reply)
+    else:
+        assert read_verdict(reply) == verdict
+
+
+def test_a_cut_answer_names_a_setting_only_where_it_helps(server):
+    server.reply = lambda body: http(chat({"content": "{"}, "length", {"completion_tokens": 500}))
+    (result,) = OpenAIBackend(TextPrompt("", 500, read_facts), server.address, "tiny", max_attempts=1).answer([TextJob("drusen")])
+    assert result.error == "cut at 500 tokens (finish_reason length)"
+
+
 @pytest.mark.parametrize("proxy", ["socks://127.0.0.1:7890/", "socks5://me:word@127.0.0.1:1080"])
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch, proxy):
     monkeypatch.setenv("all_proxy", proxy)
@@ -275,8 +410,13 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch, proxy):
 DRAFT, FINAL = answer("right eye, a first guess that will be thrown away"), answer()
 TAKEN = [f"<think>{DRAFT}</think>{FINAL}", f"Draft: {DRAFT} No.\n</think>\n{FINAL}", f"<unused94>thought\n{DRAFT}<unused95>{FINAL}",
          f"[THINK]{DRAFT}[/THINK]{FINAL}", f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{FINAL}",
-         f"{DRAFT}\nBetter:\n{FINAL}", f"<think>{DRAFT}</think><think>{DRAFT}</think>{FINAL} Done.", f"```json\n{FINAL}\n```"]
+         f"analysisHm {DRAFT}assistantfinal{FINAL}", f"<|channel>thought\n{DRAFT}<channel|>{FINAL}", f"<|thinking_start|>{DRAFT}<|thinking_end|>{FINAL}",
+         f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{FINAL}",
+         f'<think time="3">{DRAFT}</think>{FINAL}', f"{DRAFT}\nBetter:\n{FINAL}", f"<think>{DRAFT}</think><think>{DRAFT}</think>{FINAL} Done.", f"```json\n{FINAL}\n```"]
 REFUSED = [f"<think>Draft: {DRAFT} No, that is wrong", f"<unused94>thought {DRAFT}", f"[THINK]{DRAFT}", f"{DRAFT} No: {FINAL[:-9]}", f"{FINAL}</think>",
+           f"analysisHm {DRAFT} but", f"<|channel>thought\n{DRAFT}", f"<scratchpad>{DRAFT}", f'<think time="3">{DRAFT}', f"<|inner_prefix|>{DRAFT}", f"<|thinking_start|>{DRAFT}",
+           f'{DRAFT}\nBetter: {{"optic_disc": "nor', f"{DRAFT}\nBetter: {{", f'{{"thinking": {DRAFT}}}', f'{{"draft": {DRAFT}}}',
+           answer("\uff1d1+1 " + CAPTION), answer(CAPTION + " " + "e\u0301\u0302\u0303" * 100), answer(CAPTION + " " + "a-" * 400),
            "<think>" * 14_000 + DRAFT, '{"a":' * 20_000 + "1" + "}" * 20_000, '{"a":' * 20_000, "{" * 300_000, "x" * 500_000,
            answer("=1+1 " + CAPTION), answer(CAPTION + " " + "a" * 90_000), answer(CAPTION + " " + "a" * 41), answer("")]
 
@@ -342,3 +482,21 @@ def test_room_and_further_fields_are_sent_and_named(server):
     assert server.asked[0]["max_tokens"] == 4000 and server.asked[0]["chat_template_kwargs"] == {"enable_thinking": False}
     assert backend.prompt_hash != OpenAIBackend(roomy, server.address, "tiny").prompt_hash
     assert "SECRET" not in repr(Settings(caption_key="SECRET"))
+
+
+def test_a_journal_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "00000.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left.*make room"):
+        with Journal(tmp_path) as journal:
+            journal.add({"key": "a", "answer": "b"})
+    (tmp_path / "00001.jsonl").mkdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        Journal(tmp_path, 1)
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "n"])
+def test_further_fields_are_not_those_of_the_program(name):
+    section = load_params().captions
+    with pytest.raises(ValueError, match=f"'{name}' is not for you to set"):
+        CaptionsSection(**section.model_dump() | {"extra": {name: 1}})
+    assert CaptionsSection(**section.model_dump() | {"extra": {"top_p": 1}}).extra == {"top_p": 1}

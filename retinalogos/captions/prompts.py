@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST_REPORT', 'SPECIAL', 'HIDDEN', 'SHOWN', 'VARIANTS', 'LONGEST_CAPTION', 'LONGEST_WORD', 'STRUCTURES', 'Seen',
-           'THOUGHT', 'THOUGHT_END', 'THOUGHT_START', 'LONGEST_ANSWER', 'MOST_STARTS', 'SYSTEM_V1', 'USER_V1',
-           'STYLES_V1', 'PROMPTS', 'WET', 'DIAGNOSES', 'MARKUP', 'TALK', 'plain_text', 'quote', 'record_text', 'Answer',
-           'answer_schema', 'InvalidAnswer', 'without_thoughts', 'json_objects', 'with_caption', 'parse_answer',
-           'Prompt', 'load_prompt', 'carries', 'unfounded_diagnosis', 'runs', 'check_caption', 'read_answer']
+           'THOUGHT', 'THOUGHT_END', 'THOUGHT_START', 'DRAFT_KEY', 'LONGEST_ANSWER', 'MOST_STARTS', 'SYSTEM_V1',
+           'USER_V1', 'STYLES_V1', 'PROMPTS', 'WET', 'DIAGNOSES', 'MARKUP', 'TALK', 'plain_text', 'quote',
+           'record_text', 'Answer', 'answer_schema', 'InvalidAnswer', 'without_thoughts', 'json_objects',
+           'with_caption', 'parse_answer', 'Prompt', 'load_prompt', 'carries', 'unfounded_diagnosis', 'runs',
+           'check_caption', 'read_answer']
 
 # %% ../../nbs/captions/02_prompts.ipynb #978f31d0
 import hashlib
@@ -54,7 +55,7 @@ def record_text(record: EyeRecord) -> str:
     return json.dumps(quote(record.model_dump(by_alias=True)), ensure_ascii=False).translate(SHOWN)
 
 # %% ../../nbs/captions/02_prompts.ipynb #5e760638
-LONGEST_CAPTION, LONGEST_WORD = 10_000, 40  # characters
+LONGEST_CAPTION, LONGEST_WORD = 10_000, 40  # characters; words joined by signs have twice as many
 STRUCTURES = ("optic_disc", "macula", "vessels", "nerve_fibre_layer", "lesions")
 Seen = Literal["normal", "abnormal", "not_visible"]
 
@@ -91,9 +92,14 @@ class InvalidAnswer(ValueError):
     """An answer that is not taken; the message is the reason, in our words (nothing of the answer stands in it)."""
 
 # %% ../../nbs/captions/02_prompts.ipynb #d39cb49e
-THOUGHT = r"(?:seed:)?(?:think|thought|reason)\w*"
-THOUGHT_END = re.compile(rf"<\|?(?:/{THOUGHT}|end_?(?:of_)?{THOUGHT})\|?>|\[/think(?:ing)?\]|<unused95>|◁/think▷|<\|channel\|>final<\|message\|>", re.I)
-THOUGHT_START = re.compile(rf"<\|?(?:(?:start|begin)_?(?:of_)?)?{THOUGHT}\|?>|\[think(?:ing)?\]|<unused94>|◁think▷|<\|channel\|>analysis", re.I)
+THOUGHT = r"(?:seed:)?(?:think|thought|reason|reflect|analysis|scratchpad)\w*"
+THOUGHT_END = re.compile(  # the marks of tags and of special tokens, then those of single families of models
+    rf"<\|?(?:/{THOUGHT}|end_?(?:of_)?{THOUGHT}|{THOUGHT}_end)\|?>|\[/think(?:ing)?\]|<unused95>|◁/think▷|"
+    r"<\|inner_suffix\|>|<channel\|>|assistantfinal|<\|channel\|>final[^{}]{0,60}?<\|message\|>", re.I)
+THOUGHT_START = re.compile(
+    rf"<\|?(?:(?:start|begin)_?(?:of_)?)?{THOUGHT}(?:\s[^<>]{{0,99}})?\|?>|\[think(?:ing)?\]|<unused94>|◁think▷|"
+    r"<\|inner_prefix\|>|<\|?channel\|?>(?:analysis|thought)|\A\s*analysis(?=(?-i:[A-Z]))", re.I)
+DRAFT_KEY = re.compile("think|thought|reason|reflect|analysis|scratch|draft", re.I)
 LONGEST_ANSWER = 400_000  # characters
 MOST_STARTS = 500  # places at which JSON may begin and does not
 
@@ -123,7 +129,8 @@ def json_objects(text: str):
 # %% ../../nbs/captions/02_prompts.ipynb #b50e1d2d
 def with_caption(value: dict) -> dict | None:
     """`value` if it has a caption, or the one object in it that has, as some models wrap their answer."""
-    inside = [v for v in value.values() if isinstance(v, dict) and "caption" in v]
+    wrapped = {key: inner for key, inner in value.items() if isinstance(inner, dict) and "caption" in inner}
+    inside = [inner for key, inner in wrapped.items() if not DRAFT_KEY.search(key)]
     return value if "caption" in value else inside[0] if len(inside) == 1 else None
 
 
@@ -136,7 +143,7 @@ def parse_answer(text: str) -> Answer:
     if not complete:
         raise InvalidAnswer("it holds no complete JSON object with a caption")
     answer, end = complete[-1]
-    if '"caption"' in said[end:]:
+    if '"caption"' in said[end:] or re.search(r'\{\s*(?:"|\Z)', said[end:]):
         raise InvalidAnswer("its last JSON object with a caption is not complete")
     try:
         return Answer.model_validate(answer)
@@ -260,9 +267,10 @@ def check_caption(caption: str, prompt: Prompt, record: EyeRecord) -> None:
     """Raise `InvalidAnswer` unless `caption` may stand beside `record`."""
     words, eye = len(caption.split()), read_eye(caption.lower())
     if not prompt.least <= words <= prompt.most: raise InvalidAnswer(f"the caption has {words} words, not {prompt.least} to {prompt.most}")
-    if len(caption) >= LONGEST_CAPTION or max(map(len, re.findall(r"\w+", caption)), default=0) > LONGEST_WORD:
+    longest, joined = (max(map(len, re.findall(kind, caption)), default=0) for kind in (r"\w+", r"\S+"))
+    if len(caption) >= LONGEST_CAPTION or longest > LONGEST_WORD or joined > 2 * LONGEST_WORD:
         raise InvalidAnswer(f"the caption has a word of more than {LONGEST_WORD} letters, or {LONGEST_CAPTION:,} characters")
-    if caption[:1] in "=+-@":
+    if caption[:1] in "=+-@＝＋－＠":
         raise InvalidAnswer("the caption begins as a formula of a spreadsheet does")
     if MARKUP.search(caption): raise InvalidAnswer("the caption holds markup")
     if TALK.search(caption): raise InvalidAnswer("the caption talks about itself or to the reader")

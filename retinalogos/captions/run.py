@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -65,8 +66,11 @@ class Journal:
 
     def __init__(self, folder: str | Path, rank: int = 0):
         self.path, self.synced = Path(folder) / f"{rank:05d}.jsonl", 0.
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("ab+")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("ab+")
+        except OSError as error:
+            raise UserError(f"{self.path}: the journal cannot be written ({error.strerror})") from None
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -86,7 +90,9 @@ class Journal:
 
     def __enter__(self): return self
 
-    def __exit__(self, *error): self.file.close()
+    def __exit__(self, *error):
+        with suppress(OSError):  # a full disk has been told by `add`
+            self.file.close()
 
 # %% ../../nbs/captions/04_run.ipynb #1276d587
 PROVENANCE = ("image_id", "caption", "backend", "model", "prompt_hash", "seed", "attempts", "planted_error", "revision", "seconds",
@@ -223,8 +229,10 @@ def text_key(question: str, backend: Backend) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
 
 
-def ask_texts(backend: Backend, questions: list[str], journal: str | Path, label: str) -> list[str | None]:
+def ask_texts(backend: Backend, questions: list[str], journal: str | Path, label: str, is_answer=None) -> list[str | None]:
     """Answers to questions in text alone, in their order; None where the model gave none that is taken.
+
+    is_answer : says of a text whether it is an answer; what the journal holds and is none is asked again.
 
     Raises
     ------
@@ -232,7 +240,8 @@ def ask_texts(backend: Backend, questions: list[str], journal: str | Path, label
     """
     keys = [text_key(question, backend) for question in questions]
     wanted, reasons = dict(zip(keys, questions)), Counter()
-    known = {row["key"]: row["answer"] for row in read_journal(journal) if row["key"] in wanted and "answer" in row}
+    known = {row["key"]: row["answer"] for row in read_journal(journal) if row["key"] in wanted and "answer" in row
+             and (is_answer is None or is_answer(row["answer"]))}
     jobs = [TextJob(question, int(key[:7], 16), key) for key, question in wanted.items() if key not in known]
     with Journal(journal) as file, tqdm(desc=label, total=len(jobs), disable=not jobs) as bar:
         for result in backend.answer(iter(jobs)):
