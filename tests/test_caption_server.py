@@ -164,6 +164,8 @@ FAULTS = {
                              "own error, with status 200: Provider disconnected"),
     "an error in a list": (http('[{"error": {"message": "upstream is ill"}}]', "500 X"), "status 500: upstream is ill"),
     "cut behind a draft": (http(chat({"content": answer("right eye, a first guess that is thrown away") + " No, the disc is"}, "length", {"completion_tokens": 308})), "cut at 308 tokens"),
+    "cut in the answer behind a draft": (http(chat({"content": answer("right eye, a first guess that is thrown away") + ' Better: {"optic_disc": "nor'}, "length", {"completion_tokens": 308})),
+                                         "cut at 308 tokens"),
     "500": (http("oops", "500 X"), "status 500: oops"), "redirect": (http("", "302 X", ["Location: http://127.0.0.1:9/"]), "status 302"),
     "key in an error": (http("headers were: Authorization: Bearer sk-SECRET", "500 X"), "Bearer ***"),
     "key behind escapes": (http('{"error": {"message": "Bearer \\u0073k-SECRET"}}', "500 X"), "Bearer ***"),
@@ -415,7 +417,7 @@ TAKEN = [f"<think>{DRAFT}</think>{FINAL}", f"Draft: {DRAFT} No.\n</think>\n{FINA
          f'<think time="3">{DRAFT}</think>{FINAL}', f"{DRAFT}\nBetter:\n{FINAL}", f"<think>{DRAFT}</think><think>{DRAFT}</think>{FINAL} Done.", f"```json\n{FINAL}\n```"]
 REFUSED = [f"<think>Draft: {DRAFT} No, that is wrong", f"<unused94>thought {DRAFT}", f"[THINK]{DRAFT}", f"{DRAFT} No: {FINAL[:-9]}", f"{FINAL}</think>",
            f"analysisHm {DRAFT} but", f"<|channel>thought\n{DRAFT}", f"<scratchpad>{DRAFT}", f'<think time="3">{DRAFT}', f"<|inner_prefix|>{DRAFT}", f"<|thinking_start|>{DRAFT}",
-           f'{DRAFT}\nBetter: {{"optic_disc": "nor', f"{DRAFT}\nBetter: {{", f'{{"thinking": {DRAFT}}}', f'{{"draft": {DRAFT}}}',
+           f'{{"thinking": {DRAFT}}}', f'{{"draft": {DRAFT}}}',
            answer("\uff1d1+1 " + CAPTION), answer(CAPTION + " " + "e\u0301\u0302\u0303" * 100), answer(CAPTION + " " + "a-" * 400),
            "<think>" * 14_000 + DRAFT, '{"a":' * 20_000 + "1" + "}" * 20_000, '{"a":' * 20_000, "{" * 300_000, "x" * 500_000,
            answer("=1+1 " + CAPTION), answer(CAPTION + " " + "a" * 90_000), answer(CAPTION + " " + "a" * 41), answer("")]

@@ -143,7 +143,7 @@ def parse_answer(text: str) -> Answer:
     if not complete:
         raise InvalidAnswer("it holds no complete JSON object with a caption")
     answer, end = complete[-1]
-    if '"caption"' in said[end:] or re.search(r'\{\s*(?:"|\Z)', said[end:]):
+    if '"caption"' in said[end:]:
         raise InvalidAnswer("its last JSON object with a caption is not complete")
     try:
         return Answer.model_validate(answer)
