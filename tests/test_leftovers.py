@@ -83,10 +83,14 @@ def test_each_cut_of_a_lock_is_mended(tmp_path):
     assert not lock_is_whole(LOCK[:40]) and not lock_is_whole("") and not lock_is_whole("- a list")
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"a": {"write": {"pid": 999999999, "cmd": "dvc"}}}', '{"a": {"read": [{"pid": %d, "cmd": "dvc"}]}}' % os.getpid()])
+RWLOCKS = {"empty": "", "cut": "{", "dead": '{"a": {"write": {"pid": 999999999, "cmd": "dvc"}}}',
+           "number in use again": '{"a": {"read": [{"pid": %d, "cmd": "dvc"}]}}'}
+
+
+@pytest.mark.parametrize("content", RWLOCKS)
 def test_locks_of_a_killed_dvc_are_removed(tmp_path, content):
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
-    (tmp_path / ".dvc/tmp/rwlock").write_text(content)
+    (tmp_path / ".dvc/tmp/rwlock").write_text(RWLOCKS[content].replace("%d", str(os.getpid())))
     assert "removed" in free_locks(tmp_path) and not (tmp_path / ".dvc/tmp/rwlock").exists()
 
 
