@@ -3,8 +3,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from ruamel.yaml import YAML
@@ -167,3 +169,21 @@ def test_make_works_in_a_path_with_a_space(tmp_path):
         shutil.copy(ROOT / name, place)
     done = subprocess.run(["make", "-n", "install"], cwd=place, text=True, capture_output=True)
     assert done.returncode == 0 and f'test -x "{place}/.venv/bin/python"' in done.stdout and f'"{place}/.venv/bin/python" -m pip' in done.stdout
+
+
+WITH_WORKERS = """
+import time
+from retinalogos.data.dataset import ordered_map
+for _ in ordered_map(time.sleep, [0.0] * 40 + [60.0] * 40, 2, "jobs"):
+    print("started", flush=True)
+"""
+
+
+def test_workers_end_with_a_killed_stage():
+    parent = subprocess.Popen([sys.executable, "-c", WITH_WORKERS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert parent.stdout.readline() == b"started\n"
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert len(workers) >= 2
+    parent.kill()
+    parent.wait()
+    assert psutil.wait_procs(workers, timeout=30)[1] == []

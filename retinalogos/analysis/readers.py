@@ -67,10 +67,13 @@ def vessel_density(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def disc_place(height: int, width: int) -> np.ndarray:
-    """Where a disc may be, 0 to 1, [height, width]: near the horizontal meridian, three tenths of the width from the middle."""
+    """Where a disc may be, 0 to 1, [height, width]: near the horizontal meridian, three tenths of the width from the middle,
+    or in the middle with 0.8 of that weight, for photographs centred on the disc."""
     rows, columns = np.mgrid[:height, :width].astype(np.float32) + 0.5
-    from_side = np.abs(columns / width - 0.5) - 0.3
-    return np.exp(-0.5 * ((rows / height - 0.5) / 0.12) ** 2 - 0.5 * (from_side / 0.13) ** 2)
+    from_middle = np.abs(columns / width - 0.5)
+    beside = np.exp(-0.5 * ((from_middle - 0.3) / 0.13) ** 2)
+    central = 0.8 * np.exp(-0.5 * (from_middle / 0.06) ** 2)
+    return np.exp(-0.5 * ((rows / height - 0.5) / 0.12) ** 2) * np.maximum(beside, central)
 
 # %% ../../nbs/analysis/01_readers.ipynb #d7b4b7b5
 def find_disc(image: np.ndarray) -> tuple[float, float]:
@@ -88,9 +91,15 @@ def find_disc(image: np.ndarray) -> tuple[float, float]:
     return (column + 0.5) / image.shape[1], (row + 0.5) / image.shape[0]
 
 
-def eye_from_disc(disc_x: float) -> str:
-    """"OD" where the disc stands right of the middle of the photograph, "OS" where left, "" where there is none."""
-    return "" if not np.isfinite(disc_x) else "OD" if disc_x > 0.5 else "OS"
+def eye_from_disc(disc_x: float, middle: float = 0.12) -> str:
+    """"OD" where the disc stands right of the middle of the photograph, "OS" where left.
+
+    "" (cannot tell) where there is no disc, or where it lies within `middle` of the width of the photograph's middle:
+    the place of the disc says nothing of the side of a photograph that is centred on it.
+    """
+    if not np.isfinite(disc_x) or abs(disc_x - 0.5) < middle:
+        return ""
+    return "OD" if disc_x > 0.5 else "OS"
 
 # %% ../../nbs/analysis/01_readers.ipynb #602b3b30
 TASKS = {

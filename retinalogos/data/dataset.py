@@ -13,8 +13,11 @@ __all__ = ['RECORD_COLUMNS', 'SHARD_ROWS', 'SHARD_BYTES', 'CARD', 'SIMULATED_LIM
 
 # %% ../../nbs/data/08_dataset.ipynb #2ec45af7
 import html
+import os
 import re
 import sys
+import threading
+import time
 import unicodedata
 import warnings
 from array import array
@@ -87,17 +90,25 @@ class Entry:
     note: str = ""
 
 # %% ../../nbs/data/08_dataset.ipynb #62291ac3
-def _one_thread(function: Callable, job):
-    "`function(job)` without OpenCV's own threads, which would compete with the worker processes."
+def _start_worker(parent: int) -> None:
+    """Set up a worker process: no threads of OpenCV, which would compete with the other workers, and an end within
+    seconds of its parent's (a process number), however that was killed."""
     cv2.setNumThreads(1)
-    return function(job)
+
+    def end_with_parent():
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 # %% ../../nbs/data/08_dataset.ipynb #cce44302
 def ordered_map(function: Callable, jobs: list, workers: int, title: str) -> Iterator:
     """Yield `function(job)` for each job, in order, computed in `workers` processes (1: in this one)."""
     workers = workers if len(jobs) >= 32 else 1
-    results = map(function, jobs) if workers <= 1 else Parallel(workers, return_as="generator", batch_size=8)(
-        delayed(_one_thread)(function, job) for job in jobs)
+    results = map(function, jobs) if workers <= 1 else Parallel(
+        workers, return_as="generator", batch_size=8, backend="loky", initializer=_start_worker, initargs=(os.getpid(),))(
+        delayed(function)(job) for job in jobs)
     yield from tqdm(results, total=len(jobs), desc=title, unit="")
 
 # %% ../../nbs/data/08_dataset.ipynb #188727f1
