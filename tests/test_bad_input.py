@@ -14,7 +14,7 @@ from PIL import Image
 from retinalogos.config import UserError
 from retinalogos.data.dataset import build_dataset, load_images, load_records, load_rejects
 from retinalogos.data.images import read_square
-from retinalogos.data.simulate import simulate_patient
+from retinalogos.eye.simulate import simulate_patient
 from retinalogos.data.sources import FolderSource, Reject, SourceItem
 
 COLUMNS = {"patient": "patient", "eye": "eye", "dr_grade": "grade", "labels": "labels"}

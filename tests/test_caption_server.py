@@ -21,7 +21,7 @@ from retinalogos.captions.prompts import STRUCTURES, InvalidAnswer, load_prompt,
 from retinalogos.captions.run import Journal, caption_dataset, read_journal
 from retinalogos.config import CaptionsSection, Settings, UserError, load_params, write_table
 from retinalogos.data.dataset import RECORD_COLUMNS
-from retinalogos.data.records import EyeRecord
+from retinalogos.eye.records import EyeRecord
 from retinalogos.training.judge import llm_scores, read_verdict
 
 PROMPT = load_prompt("v1", "short")

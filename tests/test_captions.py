@@ -30,7 +30,7 @@ from retinalogos.captions.prompts import STRUCTURES, check_caption, load_prompt
 from retinalogos.captions.run import JOURNAL, caption_dataset, read_journal
 from retinalogos.config import Settings, UserError, overlay, read_yaml, write_table
 from retinalogos.data.dataset import RECORD_COLUMNS, build_dataset, load_records
-from retinalogos.data.records import EyeRecord
+from retinalogos.eye.records import EyeRecord
 from retinalogos.stage import run_stage
 
 ROOT = Path(__file__).parent.parent

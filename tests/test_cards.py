@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from retinalogos.cards import dataset_card, folder_hash, model_card
+from retinalogos.report.cards import dataset_card, folder_hash, model_card
 from retinalogos.config import UserError
 from retinalogos.data.dataset import build_dataset
 from retinalogos.data.dataset import dataset_card as card_of_tables
 from retinalogos.data.named_sets import DESCRIPTIONS
-from retinalogos.data.records import RECORD_KEYS
+from retinalogos.eye.records import RECORD_KEYS
 from retinalogos.data.sources import FolderSource
 from retinalogos.training.sample import training_facts
 

@@ -16,7 +16,7 @@ from retinalogos.config import UserError
 from retinalogos.data.dataset import build_dataset, load_images, load_records, name_images
 from retinalogos.data.images import RejectedImage
 from retinalogos.data.named_sets import BRSET_FINDINGS, BRSET_PARTS, open_source
-from retinalogos.data.records import EyeRecord
+from retinalogos.eye.records import EyeRecord
 from retinalogos.data.sources import DISEASE_WORDS, SIGN_WORDS, FolderSource, Reject, read_cells, read_keywords, read_table
 
 READ = {

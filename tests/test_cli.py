@@ -147,7 +147,7 @@ def test_a_quiet_stage_prints_nothing_but_its_failure(project, monkeypatch, caps
 @pytest.fixture
 def photographs(project):
     """Two files of simulated eyes."""
-    from retinalogos.data.simulate import simulate_patient
+    from retinalogos.eye.simulate import simulate_patient
     for eye in simulate_patient(3, render_size=160):
         Image.fromarray(eye.image).save(project / f"{eye.record.eye}.png")
     return ["OD.png", "OS.png"]

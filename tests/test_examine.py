@@ -14,7 +14,7 @@ import pytest
 
 from retinalogos.captions.examine import DISEASE_LESIONS, ITEM_TERMS, detection, examine_table, extract_facts
 from retinalogos.captions.template import LONG_LEAST, LONG_MOST, MOST_WORDS, caption_table
-from retinalogos.data.records import DISEASES, LESIONS, SIGNS, EyeRecord, Findings
+from retinalogos.eye.records import DISEASES, LESIONS, SIGNS, EyeRecord, Findings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = ROOT.parent / "shared/realdata/eyepacs_captioned/example_ver3.json"

@@ -12,8 +12,8 @@ import torch
 from nbformat.v4 import new_code_cell
 from PIL import Image
 
-from retinalogos.analysis.reader_pack import make_key
-from retinalogos.analysis.reader_study import ANSWER_COLUMNS, simulated_answers
+from retinalogos.study.reader_pack import make_key
+from retinalogos.study.reader_study import ANSWER_COLUMNS, simulated_answers
 from retinalogos.captions.examine import examine_table
 from retinalogos.captions.template import caption_table
 from retinalogos.config import load_params, write_json, write_table

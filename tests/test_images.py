@@ -11,7 +11,7 @@ from PIL import Image
 from retinalogos.data.dataset import build_dataset, load_notes, load_records, load_rejects
 from retinalogos.data.images import (RejectedImage, crop_field, crop_square, find_field, quality_score,
                                      read_photograph, thumbnail, turned_copies)
-from retinalogos.data.simulate import simulate_patient
+from retinalogos.eye.simulate import simulate_patient
 from retinalogos.data.sources import FolderSource
 
 SIDE, HEIGHT, WIDTH, LEFT, TOP = 384, 480, 720, 168, 48

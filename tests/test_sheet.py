@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from retinalogos.analysis.caption_readers import examination_report
-from retinalogos.captions.sheet import draw_sample, make_sheets, open_rows, read_sheet
+from retinalogos.study.caption_readers import examination_report
+from retinalogos.study.sheet import draw_sample, make_sheets, open_rows, read_sheet
 
 ROOT = Path(__file__).parent.parent
 READER = """
 import sys
-from retinalogos.captions.sheet import ITEMS, fill_in
+from retinalogos.study.sheet import ITEMS, fill_in
 form = fill_in(sys.argv[1])
 while True:
     for item in ITEMS: form.answers[item].value = "right"

@@ -18,10 +18,10 @@ import pytest
 import websocket
 from PIL import Image
 
-from retinalogos.analysis.reader_pack import ASPECTS, make_key
-from retinalogos.analysis.reader_study import (averaged_detection, detection, equivalence, join_answers, read_answers, read_key,
+from retinalogos.study.reader_pack import ASPECTS, make_key
+from retinalogos.study.reader_study import (averaged_detection, detection, equivalence, join_answers, read_answers, read_key,
                                                simulated_answers)
-from retinalogos.data.simulate import simulate_patients
+from retinalogos.eye.simulate import simulate_patients
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

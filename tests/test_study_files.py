@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from retinalogos.analysis.fidelity import inception_score
-from retinalogos.analysis.reader_pack import ASPECTS, key_digest
-from retinalogos.analysis.reader_study import analyse_study, study_text
+from retinalogos.study.reader_pack import ASPECTS, key_digest
+from retinalogos.study.reader_study import analyse_study, study_text
 from retinalogos.config import UserError
 
 ITEMS = [{"item": f"{k:03d}", "source": "synthetic" if k % 2 else "real", "condition": "normal", "origin": f"o{k}"} for k in range(12)]
@@ -85,7 +85,7 @@ def test_one_reader_has_one_file(tmp_path, other):
 
 
 def test_results_are_written_together_or_not_at_all(tmp_path, monkeypatch):
-    from retinalogos.analysis import reader_study
+    from retinalogos.study import reader_study
     key, files = write(tmp_path, answers("ana"), answers("bo", 1))
     monkeypatch.setattr(reader_study, "draw_ratings", lambda scores: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -46,7 +46,7 @@ from PIL import Image
 from .prompts import STRUCTURES, InvalidAnswer, Prompt, answer_schema, plain_text, read_answer
 from .template import caption_record
 from ..config import Settings, UserError, pick_device
-from ..data.records import EyeRecord, Findings
+from ..eye.records import EyeRecord, Findings
 
 # %% ../../nbs/captions/03_backends.ipynb #abd61fe6
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import pandas as pd
 from pydantic import Field
 
 from .template import AT_MACULA, DISC_SIDES, LESION_WORDS
-from ..data.records import DIABETIC_LESIONS, LESIONS, EyeRecord, Findings
+from ..eye.records import DIABETIC_LESIONS, LESIONS, EyeRecord, Findings
 
 # %% ../../nbs/captions/01_examine.ipynb #575991d3
 BLEED = r"(?:ha?emorrhages?|bleed(?:s|ing)?|blood)"

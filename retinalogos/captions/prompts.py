@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .examine import clauses, read_eye, status
 from ..config import UserError, did_you_mean
-from ..data.records import EyeRecord
+from ..eye.records import EyeRecord
 
 # %% ../../nbs/captions/02_prompts.ipynb #2614a385
 MOST_REPORT = 2000  # characters of a report that are shown to the model

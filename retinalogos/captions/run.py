@@ -30,7 +30,7 @@ from .backends import Backend, Job, OpenAIBackend, Result, TemplateBackend, Text
 from .prompts import load_prompt
 from ..config import CaptionsSection, Settings, UserError, load_params, project_root, settings
 from ..data.dataset import iter_shards, load_findings, load_records
-from ..data.records import EyeRecord, Findings
+from ..eye.records import EyeRecord, Findings
 
 # %% ../../nbs/captions/04_run.ipynb #de0f0110
 def job_seed(seed: int, image_id: str) -> int:

@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.random import Generator
 
 from ..config import UserError
-from ..data.records import DR_GRADES, LESIONS, EyeRecord, Findings
+from ..eye.records import DR_GRADES, LESIONS, EyeRecord, Findings
 
 # %% ../../nbs/captions/00_template.ipynb #84d4ddf9
 EYES = {"OD": "right eye", "OS": "left eye"}

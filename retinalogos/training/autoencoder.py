@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from diffusers import AutoencoderDC
 from diffusers.training_utils import EMAModel
 
-from ..data.records import LESIONS
-from ..data.simulate import simulate_patient
+from ..eye.records import LESIONS
+from ..eye.simulate import simulate_patient
 from .encoders import decode_latents, encode_images, psnr, to_tensor
 from .trainer import load_state, save_state, stop_requests
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..captions.template import prompt_for
 from ..config import UserError, atomic_path, stage_folder, write_json, write_table
 from ..data.images import encode_png
-from ..data.records import DISEASES, EyeRecord
+from ..eye.records import DISEASES, EyeRecord
 from .encoders import (clip_scores, decode_latents, encode_prompts, latent_shift, load_encoders, resize,
                                             save_tokenizer, seal, warn_cut)
 from .flow import SOLVERS, guided_velocity, time_grid

@@ -29,10 +29,10 @@ from retinalogos.captions.facts import facts_backend, model_facts
 from retinalogos.captions.prompts import STRUCTURES, load_prompt
 from retinalogos.captions.template import caption_table
 from retinalogos.config import settings, write_table
-from retinalogos.data.anatomy import draw_geometry, draw_patient, draw_plan
-from retinalogos.data.lesions import draw_counts
-from retinalogos.data.records import EyeRecord
-from retinalogos.data.simulate import findings_of, record_of
+from retinalogos.eye.anatomy import draw_geometry, draw_patient, draw_plan
+from retinalogos.eye.lesions import draw_counts
+from retinalogos.eye.records import EyeRecord
+from retinalogos.eye.simulate import findings_of, record_of
 from retinalogos.stage import measured
 from retinalogos.training.purify import purify, strata
 

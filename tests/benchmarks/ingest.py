@@ -15,7 +15,7 @@ from PIL import Image
 
 from retinalogos.data.dataset import make_picture
 from retinalogos.data.images import encode_png, read_square, resize
-from retinalogos.data.simulate import simulate_patient
+from retinalogos.eye.simulate import simulate_patient
 
 LOW, HIGH, COUNT = 64, 128, 24
 REAL = Path(__file__).resolve().parents[3] / "shared/realdata/codras/images"

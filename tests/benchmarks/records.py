@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from retinalogos.data.dataset import Entry, Picture, load_records, record_grades, write_dataset
-from retinalogos.data.records import EyeRecord
+from retinalogos.eye.records import EyeRecord
 from retinalogos.data.sources import Part, read_item, read_table
 
 NO_THUMBNAIL = np.zeros(1, np.float32)

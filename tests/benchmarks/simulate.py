@@ -2,7 +2,7 @@
 import sys
 import time
 
-from retinalogos.data.simulate import simulate_patients
+from retinalogos.eye.simulate import simulate_patients
 
 if __name__ == "__main__":
     workers = int(sys.argv[1]) if len(sys.argv) > 1 else 2

@@ -18,7 +18,7 @@ from retinalogos.analysis.transfer import (compare_numbers, disc_result, find_po
                                            read_boxed_discs, read_traced_vessels, simulated_shares, vary, vessel_result)
 from retinalogos.config import write_json
 from retinalogos.data.images import read_square, resize
-from retinalogos.data.simulate import simulate_patient
+from retinalogos.eye.simulate import simulate_patient
 
 ASKED = {"disc": .80, "laterality": .85, "vessels": .90, "vessels_training": .90}
 RESULTS = Path(__file__).resolve().parents[2] / "nbs/results"

@@ -13,10 +13,10 @@ from PIL import Image
 from hostile import Case, Either
 from hostile.states import checkpoint
 from retinalogos import cli
-from retinalogos.analysis import reader_pack, reader_study  # noqa: F401  imported once here, not in every process
+from retinalogos.study import reader_pack, reader_study  # noqa: F401  imported once here, not in every process
 from retinalogos.captions import run  # noqa: F401
-from retinalogos.data import figures  # noqa: F401
-from retinalogos.data.simulate import simulate_patient
+from retinalogos import figures  # noqa: F401
+from retinalogos.eye.simulate import simulate_patient
 from retinalogos.training import sample
 
 ROOT = Path(__file__).resolve().parents[2]

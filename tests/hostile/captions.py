@@ -18,7 +18,7 @@ from retinalogos.captions.prompts import STRUCTURES, load_prompt
 from retinalogos.captions.run import caption_dataset, read_journal
 from retinalogos.config import write_table
 from retinalogos.data.dataset import RECORD_COLUMNS
-from retinalogos.data.records import EyeRecord
+from retinalogos.eye.records import EyeRecord
 
 GOOD = "this photograph shows clear media and a round optic disc"
 DRAFT = "a draft that is no caption but holds enough words to be one"

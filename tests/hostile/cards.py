@@ -9,8 +9,8 @@ import pandas as pd
 from hostile import Case, Either, Says
 from hostile.photographs import encoded, eye, place
 from retinalogos import cards
-from retinalogos.analysis.reader_pack import folder_material, make_pack
-from retinalogos.captions.sheet import row_page
+from retinalogos.study.reader_pack import folder_material, make_pack
+from retinalogos.study.sheet import row_page
 from retinalogos.data.dataset import build_dataset
 from retinalogos.data.sources import FolderSource
 

@@ -10,7 +10,7 @@ from PIL import Image
 from hostile import Case, Either, Says
 from retinalogos.data.dataset import build_dataset, load_notes, load_records, load_rejects
 from retinalogos.data.images import field_of_view, read_photograph, read_square
-from retinalogos.data.simulate import simulate_patient
+from retinalogos.eye.simulate import simulate_patient
 from retinalogos.data.sources import FolderSource
 
 SIDE, HEIGHT, WIDTH, LEFT, TOP = 384, 480, 720, 168, 48

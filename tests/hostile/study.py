@@ -2,8 +2,8 @@
 import json
 
 from hostile import Case, Either, Says
-from retinalogos.analysis.reader_pack import ASPECTS, key_digest
-from retinalogos.analysis.reader_study import analyse_study
+from retinalogos.study.reader_pack import ASPECTS, key_digest
+from retinalogos.study.reader_study import analyse_study
 
 ITEMS = [{"item": f"{k:03d}", "source": "real" if k % 2 else "synthetic", "condition": "normal", "origin": f"o{k}"} for k in range(1, 13)]
 STUDY = key_digest(0, ITEMS)
