@@ -7,19 +7,22 @@ __all__ = ['Fraction', 'Rate', 'SOURCES', 'SourceNames', 'NAME_GROUPS', 'COLUMN_
            'did_you_mean', 'project_root', 'temporary_beside', 'atomic_path', 'remove_leftovers', 'stage_folder',
            'write_json', 'write_table', 'Section', 'refuse', 'Base', 'known_sources', 'name_groups', 'DatasetSection',
            'CaptionsSection', 'EncodersSection', 'FlowSection', 'PretrainSection', 'FinetuneSection', 'PurifySection',
-           'SampleSection', 'ReadersSection', 'FidelitySection', 'AdherenceSection', 'MemorisationSection',
+           'SampleSection', 'GraderSection', 'FidelitySection', 'AdherenceSection', 'MemorisationSection',
            'DownstreamSection', 'ReaderStudySection', 'AblationSection', 'BiomarkersSection', 'FairnessSection',
            'SummarySection', 'Params', 'read_yaml', 'check_params', 'load_params', 'stage_parameters', 'overlay',
-           'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings', 'settings', 'data_root', 'pick_device']
+           'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings', 'settings', 'data_root', 'pick_device',
+           'valid_text', 'card_text']
 
 # %% ../nbs/00_config.ipynb #329d0073
 import configparser
 import errno
+import html
 import json
 import math
 import os
 import re
 import shutil
+import unicodedata
 import uuid
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -301,7 +304,7 @@ class DatasetSection(Section):
     n_patients: PositiveInt = Field(description="patients to simulate, two eyes each (simulated only)")
     render_size: PositiveInt = Field(description="pixels a side of the render from which both resolutions are cut (simulated only)")
     cameras: Literal["one", "many"] = Field(description="one plain camera for all simulated photographs, or another for each patient (simulated only)")
-    val_fraction: float = Field(ge=0, lt=1, description="patients held out from the generator, on which the readers are trained")
+    val_fraction: float = Field(ge=0, lt=1, description="patients held out from the generator, on which the grader is trained")
     test_fraction: float = Field(ge=0, lt=1, description="patients on which everything is measured")
     max_images: PositiveInt | None = Field(description="stop after so many images; null takes all")
     min_quality: float = Field(0.0, ge=0, le=1, description="least quality score of a photograph; those below are rejected (real photographs only)")
@@ -452,7 +455,7 @@ class SampleSection(Section):
         return self
 
 # %% ../nbs/00_config.ipynb #a667aab0
-class ReadersSection(Section):
+class GraderSection(Section):
     "Classifiers trained on held-out photographs, which read the generated ones."
     steps: PositiveInt
     batch_size: PositiveInt
@@ -542,7 +545,7 @@ class Params(Section):
     purify: PurifySection
     finetune: FinetuneSection
     sample: SampleSection
-    readers: ReadersSection
+    grader: GraderSection
     fidelity: FidelitySection
     adherence: AdherenceSection
     memorisation: MemorisationSection
@@ -800,3 +803,15 @@ def pick_device(name: str | None = None) -> str:
     if torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes on one machine each has its own
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+# %% ../nbs/00_config.ipynb #5671a254
+def valid_text(text: str) -> str:
+    """`text` with the bytes of a file name that are not UTF-8 spelled out, as tables and web pages hold nothing else."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def card_text(text: str) -> str:
+    """Text from outside, safe in a card: one line, no tag, no link, no table."""
+    seen = "".join(letter for letter in valid_text(str(text)) if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf"))
+    line = html.escape(" ".join(seen.split()), quote=False)
+    return re.sub(r"([\[\]`|*\\])", r"\\\1", line)

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from retinalogos.config import UserError
-from retinalogos.data.dataset import build_dataset, load_images, load_records, load_rejects
+from retinalogos.data.build import build_dataset
+from retinalogos.data.read import load_images, load_records, load_rejects
 from retinalogos.data.images import read_square
 from retinalogos.eye.simulate import simulate_patient
 from retinalogos.data.sources import FolderSource, Reject, SourceItem

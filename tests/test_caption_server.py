@@ -20,7 +20,7 @@ from retinalogos.captions.facts import model_facts, read_facts
 from retinalogos.captions.prompts import STRUCTURES, InvalidAnswer, load_prompt, read_answer
 from retinalogos.captions.run import Journal, caption_dataset, read_journal
 from retinalogos.config import CaptionsSection, Settings, UserError, load_params, write_table
-from retinalogos.data.dataset import RECORD_COLUMNS
+from retinalogos.data.build import RECORD_COLUMNS
 from retinalogos.eye.records import EyeRecord
 from retinalogos.training.judge import llm_scores, read_verdict
 

@@ -29,7 +29,8 @@ from retinalogos.captions.facts import FACTS, FACTS_RULES, facts_backend, facts_
 from retinalogos.captions.prompts import STRUCTURES, check_caption, load_prompt
 from retinalogos.captions.run import JOURNAL, caption_dataset, read_journal
 from retinalogos.config import Settings, UserError, overlay, read_yaml, write_table
-from retinalogos.data.dataset import RECORD_COLUMNS, build_dataset, load_records
+from retinalogos.data.build import RECORD_COLUMNS, build_dataset
+from retinalogos.data.read import load_records
 from retinalogos.eye.records import EyeRecord
 from retinalogos.stage import run_stage
 

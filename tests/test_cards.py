@@ -12,8 +12,8 @@ from ruamel.yaml import YAML
 
 from retinalogos.report.cards import dataset_card, folder_hash, model_card
 from retinalogos.config import UserError
-from retinalogos.data.dataset import build_dataset
-from retinalogos.data.dataset import dataset_card as card_of_tables
+from retinalogos.data.build import build_dataset
+from retinalogos.data.build import dataset_card as card_of_tables
 from retinalogos.data.named_sets import DESCRIPTIONS
 from retinalogos.eye.records import RECORD_KEYS
 from retinalogos.data.sources import FolderSource

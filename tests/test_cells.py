@@ -13,7 +13,8 @@ import retinalogos.data.sources as sources
 from retinalogos.captions.examine import examine, extract_facts
 from retinalogos.captions.template import STYLES, caption_record
 from retinalogos.config import UserError
-from retinalogos.data.dataset import build_dataset, load_images, load_records, name_images
+from retinalogos.data.build import build_dataset, name_images
+from retinalogos.data.read import load_images, load_records
 from retinalogos.data.images import RejectedImage
 from retinalogos.data.named_sets import BRSET_FINDINGS, BRSET_PARTS, open_source
 from retinalogos.eye.records import EyeRecord

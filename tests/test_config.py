@@ -52,7 +52,7 @@ def test_presets_are_valid_and_say_what_they_are(name):
 @pytest.mark.parametrize("name, at_least, at_most", [("odir", 5e5, 1e7), ("gpu", 1e7, 2e8), ("paper", 1.5e9, 2e9)])
 def test_the_generator_of_a_preset_can_be_built(name, at_least, at_most):
     import torch
-    from retinalogos.training.trainer import build_transformer
+    from retinalogos.training.transformer import build_transformer
     params = with_preset(name, ROOT / "params.yaml")[1]
     shape = {k: getattr(params.pretrain, k) for k in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "patch_size", "architecture")}
     with torch.device("meta"):  # shapes without memory

@@ -17,11 +17,12 @@ from retinalogos.study.reader_study import ANSWER_COLUMNS, simulated_answers
 from retinalogos.captions.examine import examine_table
 from retinalogos.captions.template import caption_table
 from retinalogos.config import load_params, write_json, write_table
-from retinalogos.data.dataset import build_dataset, load_findings, load_records
+from retinalogos.data.build import build_dataset
+from retinalogos.data.read import load_findings, load_records
 from retinalogos.stage import execute, notebook_source
 from retinalogos.training.encoders import build_autoencoder, build_language_model, train_tokenizer
 from retinalogos.training.sample import save_checkpoint
-from retinalogos.training.trainer import build_transformer
+from retinalogos.training.transformer import build_transformer
 from screenshots import digest
 from test_pipeline import make_project
 

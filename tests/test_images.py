@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retinalogos.data.dataset import build_dataset, load_notes, load_records, load_rejects
+from retinalogos.data.build import build_dataset
+from retinalogos.data.read import load_notes, load_records, load_rejects
 from retinalogos.data.images import (RejectedImage, crop_field, crop_square, find_field, quality_score,
                                      read_photograph, thumbnail, turned_copies)
 from retinalogos.eye.simulate import simulate_patient

@@ -173,7 +173,7 @@ def test_make_works_in_a_path_with_a_space(tmp_path):
 
 WITH_WORKERS = """
 import time
-from retinalogos.data.dataset import ordered_map
+from retinalogos.data.build import ordered_map
 for _ in ordered_map(time.sleep, [0.0] * 40 + [60.0] * 40, 2, "jobs"):
     print("started", flush=True)
 """

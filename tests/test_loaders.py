@@ -12,7 +12,7 @@ from retinalogos.captions.backends import load_language_model, load_vlm
 from retinalogos.config import UserError
 from retinalogos.training.encoders import load_autoencoder, load_clip, load_text_encoder, open_tokenizer
 from retinalogos.training.sample import load_checkpoint
-from retinalogos.training.trainer import load_transformer
+from retinalogos.training.transformer import load_transformer
 
 PACKAGE = Path(__file__).parent.parent / "retinalogos"
 CLASSES = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoProcessor", "AutoModelForCausalLM", "AutoModelForImageTextToText",

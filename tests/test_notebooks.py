@@ -16,7 +16,8 @@ from retinalogos.stage import check_parameters, code_dependencies, find_notebook
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(f for f in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in f.parts)
 LIBRARY = [f for f in NOTEBOOKS if f.parent.name not in ("stages", "results", "explore") and f.stem != "index"]
-WINGS = ["config", "data", "captions", "training", "analysis"]  # each may import itself and what stands before it
+GROUND, DOORS = ["config", "statistics", "figures", "stage"], ["doctor", "explore", "cli"]
+WINGS = ["eye", "data", "captions", "training", "analysis", "study", "report"]  # from the ground up
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
 
 
@@ -86,13 +87,25 @@ def test_stage_notebooks_are_thin(stage):
     assert len(cells) <= 15 and not any(c.outputs for c in cells), "thin, and stored without outputs"
 
 
+def place(module: str) -> tuple[int, int]:
+    """Storey and number of a module: the ground, the seven wings, the doors."""
+    wing, _, name = module.rpartition(".")
+    notebook, = (ROOT / "nbs" / wing).glob(f"[0-9][0-9]_{name}.ipynb")
+    storey = WINGS.index(wing) if wing else len(WINGS) if module in DOORS else -1
+    return storey, int(notebook.name[:2])
+
+
 def test_imports_run_downwards():
+    """A module imports what stands on a storey below its own, or has a smaller number on the same."""
     for file in (ROOT / "retinalogos").rglob("[!_]*.py"):
-        module = file.relative_to(ROOT / "retinalogos").with_suffix("").parts
-        wing = module[0]
-        if wing in WINGS:
-            imported = {name.split(".")[0] for name in imported_modules(file.read_text(encoding="utf-8"), ".".join(module))} - {""}
-            assert imported <= set(WINGS[:WINGS.index(wing) + 1]), f"{file.name} imports upwards: {imported}"
+        module = ".".join(file.relative_to(ROOT / "retinalogos").with_suffix("").parts)
+        imported = imported_modules(file.read_text(encoding="utf-8"), module)
+        above = [name for name in imported if (ROOT / "retinalogos" / f"{name.replace('.', '/')}.py").is_file() and name != module and place(name) >= place(module)]
+        assert not above, f"{module} imports upwards: {above}"
+
+
+def test_every_module_of_the_root_has_a_storey():
+    assert {f.stem for f in (ROOT / "retinalogos").glob("[!_]*.py")} == {*GROUND, *DOORS}
 
 
 def test_progress_is_text():

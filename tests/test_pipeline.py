@@ -29,7 +29,7 @@ TINY = {
     "pretrain": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "steps": 30, "checkpoint_every": 10},
     "finetune": {"steps": 10, "checkpoint_every": 5},
     "sample": {"n_images": 20, "n_balanced": 20, "n_per_disease": 2, "n_counterfactual": 2, "strip_seeds": 1, "num_inference_steps": 2},
-    "readers": {"steps": 5}, "fidelity": {"bootstrap": 5}, "adherence": {"bootstrap": 5}, "memorisation": {"bootstrap": 5, "n_members": 10},
+    "grader": {"steps": 5}, "fidelity": {"bootstrap": 5}, "adherence": {"bootstrap": 5}, "memorisation": {"bootstrap": 5, "n_members": 10},
     "downstream": {"n_real": 20, "n_synthetic": 20, "doses": [10], "seeds": 2, "steps": 2}, "reader_study": {"n_images": 8},
     "ablation": {"steps": 4, "n_images": 10, "seeds": 2, "num_inference_steps": 2},
     "biomarkers": {"n_patients": 4, "steps": 3, "n_images": 10, "bootstrap": 5}, "fairness": {"bootstrap": 5, "smallest_group": 5, "steps": 3},
@@ -72,7 +72,7 @@ def test_the_summary_has_the_promised_names(finished):
 
 def test_fidelity_has_every_metric_for_every_row_and_disease(finished):
     fidelity = json.loads((finished / "data/results/fidelity.json").read_text())
-    for metric in ("kid", "precision", "recall", "density", "coverage", "cmmd", "fd_reader", "fd_clip", "clip_score"):
+    for metric in ("kid", "precision", "recall", "density", "coverage", "cmmd", "fd_grader", "fd_clip", "clip_score"):
         assert set(fidelity[metric]) == {"floor", "untrained", "pretrain", "finetune"} and all(row["low"] is not None for row in fidelity[metric].values()), metric
     assert len(fidelity["per_disease"]) == 12 and all({"n", "kid", "coverage", "floor"} <= set(scores) for scores in fidelity["per_disease"].values())
     assert all(scores["kid"]["value"] is None for scores in fidelity["per_disease"].values() if min(scores["n"], scores["n_reference"]) < 8)

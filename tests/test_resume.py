@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from retinalogos.config import UserError
 from retinalogos.training.encoders import build_autoencoder, load_autoencoder, seal
-from retinalogos.training.trainer import (FlowData, TrainSettings, accelerate_notes, build_transformer, initialise,
-                                          load_state, read_state, save_state, train_flow)
+from retinalogos.training.pairs import FlowData
+from retinalogos.training.trainer import (TrainSettings, accelerate_notes, load_state, read_state, save_state,
+    train_flow)
+from retinalogos.training.transformer import build_transformer, initialise
 
 SETTINGS = TrainSettings(steps=12, batch_size=8, lr=1e-3, checkpoint_every=4, warmup_steps=2)
 

@@ -9,7 +9,8 @@ import pytest
 from retinalogos.captions.examine import examine_table
 from retinalogos.captions.template import caption_table
 from retinalogos.eye.anatomy import draw_patient
-from retinalogos.data.dataset import build_dataset, load_findings, load_images, load_records, load_rejects
+from retinalogos.data.build import build_dataset
+from retinalogos.data.read import load_findings, load_images, load_records, load_rejects
 from retinalogos.data.images import crop_square, near_duplicates, read_photograph, resize, thumbnail
 from retinalogos.eye.simulate import simulate_patient
 from retinalogos.data.named_sets import open_source

@@ -13,7 +13,7 @@ import pandas as pd
 from .adherence import adherence_scores
 from .fidelity import clip_score, fidelity_scores
 from ..statistics import as_interval, paired_interval, seed_interval
-from .grader import Reader, reader_outputs, readings
+from .grader import Grader, grader_outputs, readings
 from ..figures import PALETTE
 from ..training.encoders import clip_features_images, clip_features_texts
 
@@ -41,19 +41,19 @@ def pairs_for(image_ids, needed: int, seed: int) -> list[str]:
     return [ids[k] for k in np.sort(np.random.default_rng([seed, 5]).permutation(len(ids))[:needed])]
 
 # %% ../../nbs/analysis/18_ablation.ipynb #3b4d723c
-def evaluate_samples(images: np.ndarray, prompts, targets: pd.DataFrame, reader: Reader, reference_features: np.ndarray, clip=None,
+def evaluate_samples(images: np.ndarray, prompts, targets: pd.DataFrame, grader: Grader, reference_features: np.ndarray, clip=None,
                      draws: int = 100, seed: int = 0) -> dict:
     """Fidelity and adherence of a set of generated photographs, every entry an interval.
 
     Parameters
     ----------
-    images : uint8 [N, H, W, 3] at the reader's resolution.
+    images : uint8 [N, H, W, 3] at the grader's resolution.
     prompts : N prompts; only used with `clip`.
     targets : what was asked, N rows of `adherence.sample_targets`.
-    reference_features : the reader's features [M, D] of real photographs.
+    reference_features : the grader's features [M, D] of real photographs.
     clip : what `training.encoders.load_clip` returns; without it there is no `clip_score`.
     """
-    outputs = reader_outputs(reader, images)
+    outputs = grader_outputs(grader, images)
     adherence = adherence_scores(images, readings(outputs), targets, draws=draws, seed=seed)
     scores = fidelity_scores(reference_features, outputs["features"], outputs["dr_grade"], draws, seed)
     if clip is not None:

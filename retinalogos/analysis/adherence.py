@@ -130,7 +130,7 @@ def adherence_scores(images: np.ndarray, readings: pd.DataFrame, targets: pd.Dat
     Parameters
     ----------
     images : uint8 [N, H, W, 3].
-    readings : what the network reads in them, N rows of `readers.read`.
+    readings : what the network reads in them, N rows of `grader.read`.
     targets : what was asked (or, for real photographs, what is true), N rows as `sample_targets` gives them.
     groups : patient of each photograph, for intervals that respect pairs of eyes.
     """

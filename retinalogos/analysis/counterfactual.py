@@ -85,7 +85,7 @@ def counterfactual_scores(images: np.ndarray, readings: pd.DataFrame, samples: p
     Parameters
     ----------
     images : uint8 [N, H, W, 3], the members of the pairs.
-    readings : what the network reads in them, N rows of `readers.read`.
+    readings : what the network reads in them, N rows of `grader.read`.
     samples : their rows of `samples.parquet`, with `prompt`, `seed`, `pair` and `change`.
     thresholds : probability from which a disease counts as present, 0.5 where none is given.
 

@@ -31,7 +31,7 @@ from transformers import (AutoModelForImageClassification, ImageProcessingMixin,
 from ..statistics import as_interval, interval_text, paired_interval, seed_interval
 from .grader import as_batch, augment, labelled_split, quadratic_kappa, record_labels, shuffled_batches, two_views
 from ..config import UserError, pick_device
-from ..data.dataset import load_records
+from ..data.read import load_records
 from ..figures import PALETTE
 from ..data.images import resize
 from ..eye.simulate import simulate_patient

@@ -187,7 +187,7 @@ def fidelity_scores(real_features, features, logits, draws: int = 200, seed: int
     Parameters
     ----------
     real_features, features : [N, D] and [M, D] of the same extractor.
-    logits : the reader's DR grade logits [M, 5] of the same photographs as `features`.
+    logits : the grader's DR grade logits [M, 5] of the same photographs as `features`.
     """
     return {"fid": frechet_interval(real_features, features, draws, seed), "kid": kernel_distance(real_features, features, draws, seed),
             "inception_score": inception_score(logits, seed=seed)}
@@ -198,11 +198,11 @@ def set_scores(real: dict, found: dict, draws: int = 200, seed: int = 0) -> dict
 
     Parameters
     ----------
-    real, found : features by extractor, `reader` [N, D] and [M, D], `clip` [N, E] and [M, E]; `found` also has `logits` [M, 5], the DR grades of
-        the reader, and `texts` [M, E], the CLIP features of the captions.
+    real, found : features by extractor, `grader` [N, D] and [M, D], `clip` [N, E] and [M, E]; `found` also has `logits` [M, 5], the DR grades of
+        the grader, and `texts` [M, E], the CLIP features of the captions.
     """
-    return (fidelity_scores(real["reader"], found["reader"], found["logits"], draws, seed)
-            | neighbour_scores(real["reader"], found["reader"], draws=draws, seed=seed)
+    return (fidelity_scores(real["grader"], found["grader"], found["logits"], draws, seed)
+            | neighbour_scores(real["grader"], found["grader"], draws=draws, seed=seed)
             | {"cmmd": clip_distance(real["clip"], found["clip"], draws, seed), "clip_score": clip_score(found["clip"], found["texts"], draws, seed),
                "clip_score_shuffled": shuffled_clip_score(found["clip"], found["texts"], draws, seed)})
 
@@ -237,7 +237,7 @@ def behaviour_table(real: dict, cases: list[tuple], draws: int = 50, seed: int =
     real : the reference, as `set_scores` takes it.
     cases : (damage, level, found) with `found` as `set_scores` takes it; level 0 is the undamaged set.
     """
-    return pd.DataFrame([{"damage": damage, "level": level, "n": len(found["reader"]), "metric": metric} | {key: score[key] for key in ("value", "low", "high")}
+    return pd.DataFrame([{"damage": damage, "level": level, "n": len(found["grader"]), "metric": metric} | {key: score[key] for key in ("value", "low", "high")}
                          for damage, level, found in cases for metric, score in set_scores(real, found, draws, seed).items()])
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #1e854fee

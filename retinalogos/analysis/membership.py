@@ -18,7 +18,7 @@ from .grader import area_under_curve
 from ..config import UserError
 from ..figures import PALETTE
 from ..training.flow import flow_loss, interpolate
-from ..training.trainer import predict_velocity
+from ..training.transformer import predict_velocity
 
 # %% ../../nbs/analysis/16_membership.ipynb #24498b8d
 def choose_pairs(records: pd.DataFrame, scores: pd.DataFrame, examination: pd.DataFrame, n: int, seed: int) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from ..config import UserError, project_root, stage_folder
-from ..data.dataset import iter_shards, load_records
+from ..data.read import iter_shards, load_records
 from ..eye.records import RECORD_KEYS
 
 # %% ../../nbs/captions/06_export.ipynb #58aef8a5

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from .backends import Backend, Job, OpenAIBackend, Result, TemplateBackend, TextJob, TransformersBackend
 from .prompts import load_prompt
 from ..config import CaptionsSection, Settings, UserError, load_params, project_root, settings
-from ..data.dataset import iter_shards, load_findings, load_records
+from ..data.read import iter_shards, load_findings, load_records
 from ..eye.records import EyeRecord, Findings
 
 # %% ../../nbs/captions/04_run.ipynb #de0f0110

@@ -23,9 +23,9 @@ from ..statistics import interval_text
 from .scorecard import scorecard_table
 from .summary import read_results
 from ..config import UserError, load_params
-from ..data.dataset import card_text
-from ..data.dataset import dataset_card as card_of_tables
-from ..data.dataset import load_records, load_rejects
+from ..config import card_text
+from ..data.build import dataset_card as card_of_tables
+from ..data.read import load_records, load_rejects
 from ..data.named_sets import DESCRIPTIONS
 from ..stage import lock_is_whole
 

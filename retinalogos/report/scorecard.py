@@ -96,7 +96,7 @@ def like_real(results) -> dict | None:
 def unexplained_gaps(results) -> dict | None:
     """A place: gaps between groups that neither chance (Holm) nor the patients' diseases explain, of `n` tested."""
     found = results.get("fairness")
-    gaps = [part["gap"] for parts in found["attributes"].values() for name, part in parts.items() if "gap" in part and found["parts"][name] != "reader"] if found else []
+    gaps = [part["gap"] for parts in found["attributes"].values() for name, part in parts.items() if "gap" in part and found["parts"][name] != "grader"] if found else []
     return {"value": sum(gap["p_same_diseases_holm"] < .05 for gap in gaps), "n": len(gaps)} if gaps else None
 
 
@@ -109,8 +109,8 @@ def widest_gap(results) -> dict | None:
 # %% ../../nbs/report/41_scorecard.ipynb #2471aeee
 KID, FLOOR = ("fidelity", "kid", "finetune"), ("fidelity", "kid", "floor")
 SET_CHECKS = [
-    Check("fidelity", "As a set, as near to real photographs as other real ones?", "KID, reader's features", KID, FLOOR, False, "12_fidelity"),
-    Check("fidelity", "And with features that the reader has no part in?", "CMMD, CLIP's features", ("fidelity", "cmmd", "finetune"), ("fidelity", "cmmd", "floor"), False, "12_fidelity"),
+    Check("fidelity", "As a set, as near to real photographs as other real ones?", "KID, grader's features", KID, FLOOR, False, "12_fidelity"),
+    Check("fidelity", "And with features that the grader has no part in?", "CMMD, CLIP's features", ("fidelity", "cmmd", "finetune"), ("fidelity", "cmmd", "floor"), False, "12_fidelity"),
     Check("fidelity", "Is each generated photograph like some real one?", "precision", ("fidelity", "precision", "finetune"), ("fidelity", "precision", "floor"), True, "12_fidelity"),
     Check("diversity", "Is each real photograph like some generated one?", "recall", ("fidelity", "recall", "finetune"), ("fidelity", "recall", "floor"), True, "12_fidelity"),
     Check("diversity", "Do they cover what real photographs cover?", "coverage", ("fidelity", "coverage", "finetune"), ("fidelity", "coverage", "floor"), True, "12_fidelity"),

@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from ..config import UserError, atomic_path, write_json
-from ..data.dataset import load_images, load_records
+from ..data.read import load_images, load_records
 from ..data.images import FORMATS, RejectedImage, crop_square, decode_png, read_photograph, resize
 from ..eye.records import DISEASES, EyeRecord
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from retinalogos.data.dataset import make_picture
+from retinalogos.data.build import make_picture
 from retinalogos.data.images import encode_png, read_square, resize
 from retinalogos.eye.simulate import simulate_patient
 

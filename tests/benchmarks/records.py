@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from retinalogos.data.dataset import Entry, Picture, load_records, record_grades, write_dataset
+from retinalogos.data.build import Entry, Picture, record_grades, write_dataset
+from retinalogos.data.read import load_records
 from retinalogos.eye.records import EyeRecord
 from retinalogos.data.sources import Part, read_item, read_table
 

@@ -29,8 +29,9 @@ from diffusers import AutoencoderKL
 
 from retinalogos.config import load_params, with_preset
 from retinalogos.training.encoders import build_autoencoder, build_language_model, train_tokenizer
-from retinalogos.training.trainer import (FlowData, Run, TrainSettings, _advance, _gradients, add_adapters, build_transformer, encode_pairs, initialise,
-                                          make_batch, step_flops)
+from retinalogos.training.pairs import FlowData, encode_pairs, make_batch
+from retinalogos.training.trainer import Run, TrainSettings, _advance, _gradients
+from retinalogos.training.transformer import add_adapters, build_transformer, initialise, step_flops
 
 ROOT = Path(__file__).parents[2]
 CAPTION = "left eye, moderate non-proliferative diabetic retinopathy. the optic disc is on the left, with {} microaneurysms, hard exudates and a clear macula."

@@ -17,7 +17,7 @@ from retinalogos.captions import backends
 from retinalogos.captions.prompts import STRUCTURES, load_prompt
 from retinalogos.captions.run import caption_dataset, read_journal
 from retinalogos.config import write_table
-from retinalogos.data.dataset import RECORD_COLUMNS
+from retinalogos.data.build import RECORD_COLUMNS
 from retinalogos.eye.records import EyeRecord
 
 GOOD = "this photograph shows clear media and a round optic disc"

@@ -11,7 +11,7 @@ from hostile.photographs import encoded, eye, place
 from retinalogos import cards
 from retinalogos.study.reader_pack import folder_material, make_pack
 from retinalogos.study.sheet import row_page
-from retinalogos.data.dataset import build_dataset
+from retinalogos.data.build import build_dataset
 from retinalogos.data.sources import FolderSource
 
 HTML = ("<script>alert(1)</script>", "<img src=q onerror=alert(1)>", "</td><iframe src=x>", "<svg/onload=alert(1)>", "<a href='javascript:alert(1)'>x</a>", "&lt;b&gt;<b>", "<!-- ", "<style>*{display:none}</style>",

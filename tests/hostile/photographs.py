@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from hostile import Case, Either, Says
-from retinalogos.data.dataset import build_dataset, load_notes, load_records, load_rejects
+from retinalogos.data.build import build_dataset
+from retinalogos.data.read import load_notes, load_records, load_rejects
 from retinalogos.data.images import field_of_view, read_photograph, read_square
 from retinalogos.eye.simulate import simulate_patient
 from retinalogos.data.sources import FolderSource

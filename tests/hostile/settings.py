@@ -77,7 +77,9 @@ def trained(folder, env):
     import io
     from contextlib import redirect_stdout
 
-    from retinalogos.training.trainer import FlowData, TrainSettings, build_transformer, initialise, train_flow
+    from retinalogos.training.pairs import FlowData
+    from retinalogos.training.trainer import TrainSettings, train_flow
+    from retinalogos.training.transformer import build_transformer, initialise
     os.environ.update(env)
     torch.manual_seed(0)
     data = FlowData(torch.randn(8, 4, 4, 4), torch.randn(8, 8, 16), torch.ones(8, 8, dtype=torch.long), torch.zeros(1, 8, 16), torch.ones(1, 8, dtype=torch.long))

@@ -15,7 +15,9 @@ from hostile import Case, Either, Says
 from retinalogos.config import UserError
 from retinalogos.training import trainer
 from retinalogos.training.cache import fill
-from retinalogos.training.trainer import FlowData, TrainSettings, build_transformer, initialise, train_flow
+from retinalogos.training.pairs import FlowData
+from retinalogos.training.trainer import TrainSettings, train_flow
+from retinalogos.training.transformer import build_transformer, initialise
 
 SETTINGS = dict(steps=8, batch_size=4, lr=1e-3, warmup_steps=2, checkpoint_every=3)
 

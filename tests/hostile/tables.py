@@ -9,7 +9,7 @@ from openpyxl import Workbook
 from PIL import Image
 
 from hostile import Case, Either, Says
-from retinalogos.data.dataset import name_images
+from retinalogos.data.build import name_images
 from retinalogos.data.sources import FolderSource, Reject
 
 COLUMNS = {"eye": "eye", "glaucoma": "glaucoma", "dr_grade": "grade", "age": "age", "sex": "sex", "patient": "patient", "quality": "quality", "labels": "labels"}
