@@ -17,13 +17,16 @@ SECTIONS = {  # folder in nbs/: title, what it holds
     "guides": ("Guides", "From a wish to the commands that fulfil it, and what appears where."),
     "results": ("Results", "What the finished run found. These pages only read the files that the stages wrote."),
     "stages": ("Pipeline", "The stages in the order in which they run, as they were last executed."),
-    "data": ("Data", "Records, simulated eyes, adapters to real data sets, images, splits."),
+    "eye": ("The eye", "The vocabulary of an eye, and the program that draws one."),
+    "data": ("Data", "Images, adapters to real data sets, and the data set that all stages read."),
     "captions": ("Captions", "Words from records, and the examination of those words."),
     "training": ("Training", "Encoders, flow matching, the trainer, purification, sampling."),
     "analysis": ("Analysis", "Everything that is measured on the images."),
+    "study": ("Studies with people", "Can readers tell generated photographs from real ones? Are the captions right?"),
+    "report": ("Report", "Summary, scorecard and cards of what was measured; the arithmetic of the paper."),
     "explore": ("Explore", "Forms to try things out, for JupyterLab (`make lab`). The pictures show them in use; here they do not move."),
 }
-FOUNDATION = ("foundation", "Foundation", "Configuration, the stage runner, the command line, the check of the machine, cards.")
+FOUNDATION = ("foundation", "Foundation", "Configuration, statistics, figures, the stage runner; the doors: command line, forms, the check of the machine.")
 
 
 def directives(source: str) -> list[str]:

@@ -550,10 +550,10 @@ class Params(Section):
     adherence: AdherenceSection
     memorisation: MemorisationSection
     downstream: DownstreamSection
-    reader_study: ReaderStudySection
     ablation: AblationSection
     biomarkers: BiomarkersSection
     fairness: FairnessSection
+    reader_study: ReaderStudySection
     summary: SummarySection
 
     @model_validator(mode="after")
