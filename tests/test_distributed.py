@@ -1,4 +1,5 @@
-"""Several processes: the configurations load, two processes train as one does, sharded or not, and only the first writes."""
+"""Several processes: the configurations load, two processes train as one does, sharded or not, and
+only the first writes."""
 import json
 import os
 import subprocess
@@ -59,9 +60,11 @@ with open(f"{folder}/../{os.path.basename(folder)}-{process.process_index}.json"
 @pytest.mark.parametrize("file", CONFIGURATIONS, ids=lambda file: file.stem)
 def test_configurations_are_what_accelerate_wants(file):
     assert load_config_from_file(str(file)).num_processes > 1
-    launch = launch_command_parser().parse_args(["--config_file", str(file), "-m", "retinalogos.stage", "pretrain"])
+    launch = launch_command_parser().parse_args(["--config_file", str(file), "-m",
+                                                 "retinalogos.stage", "pretrain"])
     launch, _, _ = _validate_launch_command(launch)
-    assert (launch.use_fsdp, launch.multi_gpu) == ((True, False) if file.stem == "fsdp" else (False, True))
+    assert (launch.use_fsdp, launch.multi_gpu) == ((True, False) if file.stem == "fsdp"
+                                                   else (False, True))
     assert f"--config_file presets/accelerate/{file.name}" in file.read_text()
 
 
@@ -69,8 +72,10 @@ def run(folder, kind, launcher=()):
     script = folder / "training.py"
     script.write_text(TRAINING)
     (folder / kind).mkdir()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *launcher, str(script), str(folder / kind), kind], env=environment, text=True, capture_output=True, timeout=240)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true",
+                                "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launcher, str(script), str(folder / kind), kind],
+                          env=environment, text=True, capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(file.read_text()) for file in sorted(folder.glob(f"{kind}-*.json"))]
 
@@ -83,18 +88,27 @@ def alone(tmp_path_factory):
 
 def test_two_processes_train_as_one(alone, tmp_path):
     for kind, configuration in (("ddp", "one_machine"), ("fsdp", "fsdp")):
-        first, second = run(tmp_path, kind, ["-m", "accelerate.commands.launch", "--config_file", f"{ROOT}/presets/accelerate/{configuration}.yaml", "--num_processes", "2"])
+        first, second = run(tmp_path, kind, ["-m", "accelerate.commands.launch",
+                                             "--config_file",
+                                             f"{ROOT}/presets/accelerate/{configuration}.yaml",
+                                             "--num_processes", "2"])
         assert (kind == "fsdp") == first["kind"].endswith("FSDP"), first["kind"]
         for process in (first, second):
             for what in ("losses", "held_out", "weights"):
                 assert process[what] == pytest.approx(alone[what], abs=1e-4), (kind, what)
         assert set(first["written"]) == {"state.pt"} and second["written"] == []
-        assert (first["made"], second["made"], alone["made"]) == (2, 1, 3) and len(list((tmp_path / f"cache-{kind}").iterdir())) == 3, "each encodes its share"
+        assert (first["made"], second["made"],
+                alone["made"]) == (2, 1, 3) and len(list((tmp_path
+            / f"cache-{kind}").iterdir())) == 3, "each encodes its share"
 
 
 def test_a_compiled_transformer_trains_as_one_that_is_not(alone, tmp_path):
-    """`accelerate launch --dynamo_backend`; aot_eager traces and differentiates as inductor does, and needs no compiler."""
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "aot_eager"]
+    """`accelerate launch --dynamo_backend`; aot_eager traces and differentiates as inductor does,
+    and needs no compiler."""
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend",
+                "aot_eager"]
     compiled, = run(tmp_path, "compiled", launcher)
-    assert compiled["losses"] == pytest.approx(alone["losses"], rel=1e-5) and compiled["weights"] == pytest.approx(alone["weights"], rel=1e-5)
+    assert compiled["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert compiled["weights"] == pytest.approx(alone["weights"], rel=1e-5)
     assert compiled["model"] == "OptimizedModule" != alone["model"]

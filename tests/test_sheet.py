@@ -24,11 +24,13 @@ while True:
 
 
 def test_a_killed_reader_loses_no_answer_and_goes_on(tmp_path):
-    captions = pd.DataFrame({"image_id": [f"eye-{k}" for k in range(400)], "caption": "left eye, no diabetic retinopathy"})
+    captions = pd.DataFrame({"image_id": [f"eye-{k}" for k in range(400)],
+                             "caption": "left eye, no diabetic retinopathy"})
     sheet, = make_sheets(tmp_path, draw_sample(captions, 400, 0), ["simulated"])
     for _ in range(2):
         filled = int((~open_rows(read_sheet(sheet))).sum())
-        with subprocess.Popen([sys.executable, "-c", READER, str(sheet)], stdout=subprocess.PIPE, text=True,
+        with subprocess.Popen([sys.executable, "-c", READER, str(sheet)],
+                              stdout=subprocess.PIPE, text=True,
                               env=os.environ | {"PYTHONPATH": str(ROOT)}) as reader:
             try:
                 places = [int(reader.stdout.readline()) for _ in range(3)]
@@ -39,4 +41,5 @@ def test_a_killed_reader_loses_no_answer_and_goes_on(tmp_path):
         now = read_sheet(sheet)
         assert filled + 3 <= (~open_rows(now)).sum() < 400
     report = examination_report([sheet], None, 400, draws=10)
-    assert report["readers"]["simulated"]["faithful"]["n"] == (~open_rows(now)).sum() and report["readers"]["simulated"]["open"] > 0
+    assert report["readers"]["simulated"]["faithful"]["n"] == (~open_rows(now)).sum()
+    assert report["readers"]["simulated"]["open"] > 0

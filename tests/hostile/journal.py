@@ -1,4 +1,5 @@
-"""Rows of the journal of captions: what does not fit is asked again, what fits is taken, and nothing ends the run."""
+"""Rows of the journal of captions: what does not fit is asked again, what fits is taken, and
+nothing ends the run."""
 import fcntl
 import json
 import os
@@ -25,7 +26,8 @@ class Always:
 
 
 def captions_with(change):
-    """The function of a case: the journal of two photographs, its first row changed by `change` (bytes to bytes), is read again."""
+    """The function of a case: the journal of two photographs, its first row changed by `change`
+    (bytes to bytes), is read again."""
     def run(folder):
         caption_dataset(dataset(folder / "set", (FIRST, SECOND)), Always(), 1, folder / "journal")
         file = next((folder / "journal").glob("*.jsonl"))
