@@ -20,13 +20,14 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from textwrap import fill, shorten
 
-from .config import (STAGES, UserError, apply_preset, atomic_path, load_params, load_preset, pick_device, presets, project_root, read_yaml,
+from .config import (STAGES, UserError, apply_preset, atomic_path, load_params,
+                                load_preset, pick_device, presets, project_root, read_yaml,
                                 settings, with_preset)
 
 # %% ../nbs/06_cli.ipynb #8fb87281
 MOST_IMAGES, MOST_LETTERS = 1024, 4000
 
-
+# %% ../nbs/06_cli.ipynb #54a24876
 def check_prompts(prompts: list[str]):
     """UserError for a prompt that says nothing, is no text or is endless."""
     for i, prompt in enumerate(prompts, 1):
@@ -35,26 +36,33 @@ def check_prompts(prompts: list[str]):
         if not any(letter.isprintable() and not letter.isspace() for letter in prompt):
             raise UserError(f"prompt {i} is empty: say what the photograph shows")
         if len(prompt) > MOST_LETTERS:
-            raise UserError(f"prompt {i} has {len(prompt):,} letters: at most {MOST_LETTERS:,}; the generator reads 256 tokens")
+            raise UserError(
+                f"prompt {i} has {len(prompt):,} letters: at most {MOST_LETTERS:,}; "
+                "the generator reads 256 tokens")
 
-
+# %% ../nbs/06_cli.ipynb #0c612ce2
 def grid_requests(prompts: list[str], n: int, seed: int) -> tuple[list[str], list[int]]:
-    """Prompt and seed of every image of the grid, row by row: the seeds `seed` to `seed + n - 1` for each prompt."""
+    """Prompt and seed of every image of the grid, row by row: the seeds `seed` to `seed + n - 1`
+    for each prompt."""
     if n < 1:
         raise UserError(f"-n {n}: at least one image for each prompt")
     if n * len(prompts) > MOST_IMAGES:
-        raise UserError(f"-n {n} for {len(prompts)} prompts: at most {MOST_IMAGES:,} images in one picture")
+        raise UserError(f"-n {n} for {len(prompts)} prompts: at most {MOST_IMAGES:,} images in "
+                        "one picture")
     if not 0 <= seed < 2 ** 63 - n:
         raise UserError(f"--seed {seed}: a seed is a whole number from 0 to {2 ** 63 - n - 1}")
     check_prompts(prompts)
-    return [prompt for prompt in prompts for _ in range(n)], [seed + i for _ in prompts for i in range(n)]
+    return [prompt for prompt in prompts for _ in range(n)], [seed + i for _ in prompts
+        for i in range(n)]
 
 # %% ../nbs/06_cli.ipynb #4de29b56
 def find_checkpoint(named: str | None) -> Path:
-    "The folder of the checkpoint: as named, or the project's fine-tuned one; UserError when it is not there."
+    """The folder of the checkpoint: as named, or the project's fine-tuned one; UserError when it is
+    not there."""
     folder = Path(named) if named else project_root() / "data/checkpoints/finetune"
     if not (folder / "model_index.json").is_file():
-        raise UserError(f"no checkpoint in {folder}: run `make repro` first, or name a pipeline folder with --checkpoint")
+        raise UserError(f"no checkpoint in {folder}: run `make repro` first, or name a "
+                        "pipeline folder with --checkpoint")
     return folder
 
 # %% ../nbs/06_cli.ipynb #d130d13d
@@ -70,15 +78,18 @@ def check_out(named: str | Path):
 
 # %% ../nbs/06_cli.ipynb #060bfe3b
 def draw_grid(images, prompts: list[str], seeds: list[int]):
-    "A figure of `images` (uint8 [N, H, W, 3], row by row): a row for each of `prompts`, a column for each of `seeds`, pixel for pixel."
+    """A figure of `images` (uint8 [N, H, W, 3], row by row): a row for each of `prompts`, a column
+    for each of `seeds`, pixel for pixel."""
     from retinalogos.figures import image_grid, set_style
     set_style()
-    rows = [fill(shorten(prompt, 200, placeholder=" ..."), 24).replace("$", r"\$") for prompt in prompts]
-    return image_grid(images, column_titles=[f"seed {s}" for s in seeds], row_titles=rows, cell_inches=max(1.5, images.shape[2] / 90))
+    rows = [fill(shorten(prompt, 200, placeholder=" ..."),
+                 24).replace("$", r"\$") for prompt in prompts]
+    return image_grid(images, column_titles=[f"seed {s}" for s in seeds], row_titles=rows,
+                      cell_inches=max(1.5, images.shape[2] / 90))
 
 # %% ../nbs/06_cli.ipynb #426d2954
 def generate_command(args) -> None:
-    "`retinalogos generate`: sample and write one PNG."
+    """`retinalogos generate`: sample and write one PNG."""
     out = Path(args.out)
     if out.suffix.lower() != ".png" or "\0" in args.out:
         raise UserError(f"--out {out}: the picture is a PNG, so name it .png")
@@ -87,29 +98,32 @@ def generate_command(args) -> None:
     checkpoint = find_checkpoint(args.checkpoint)
     from retinalogos.training.sample import generate, load_checkpoint
     from retinalogos.figures import save_figure
-    images = generate(load_checkpoint(checkpoint, pick_device()), prompts, seeds, progress=not args.quiet,
-                      **sampling_choices(args.guidance, args.steps))
+    images = generate(load_checkpoint(checkpoint, pick_device()), prompts, seeds,
+                      progress=not args.quiet, **sampling_choices(args.guidance, args.steps))
     save_figure(draw_grid(images, args.prompt, seeds[:args.n]), out, max_kilobytes=float("inf"))
     print(out)
 
 # %% ../nbs/06_cli.ipynb #7f864c52
 def sampling_choices(guidance: float | None, steps: int | None) -> dict:
-    "Keyword arguments for `generate`: what was given, else what `params.yaml` says."
+    """Keyword arguments for `generate`: what was given, else what `params.yaml` says."""
     if guidance is not None and not 1 <= guidance <= 100:
         raise UserError(f"--guidance {guidance}: from 1 (none) to 100")
     if steps is not None and not 1 <= steps <= 1000:
         raise UserError(f"--steps {steps}: from 1 to 1,000")
     given = {"guidance_scale": guidance, "num_inference_steps": steps}
     sample = load_params().sample
-    return {k: getattr(sample, k) if v is None else v for k, v in given.items()} | {"batch_size": sample.batch_size}
+    return {k: getattr(sample, k) if v is None else v
+            for k, v in given.items()} | {"batch_size": sample.batch_size}
 
 # %% ../nbs/06_cli.ipynb #6b5382fb
-def photograph_jobs(files: list[str], eye: str | None, labels: str | None, side: int, seed: int) -> list:
+def photograph_jobs(files: list[str], eye: str | None, labels: str | None, side: int,
+                    seed: int) -> list:
     """A caption job for each photograph, cut to the retina and scaled to `side` pixels.
 
     Parameters
     ----------
-    eye : OD, OS or None. labels : keywords such as "glaucoma" (see `data.sources.read_keywords`), or None. Both hold for all photographs.
+    eye : OD, OS or None. labels : keywords such as "glaucoma" (see `data.sources.read_keywords`),
+        or None. Both hold for all photographs.
 
     Raises
     ------
@@ -130,20 +144,25 @@ def photograph_jobs(files: list[str], eye: str | None, labels: str | None, side:
 
 # %% ../nbs/06_cli.ipynb #b89327e6
 def caption_photographs(args) -> int:
-    "Print the caption of each photograph of `args`; exit status 1 when one has none."
+    """Print the caption of each photograph of `args`; exit status 1 when one has none."""
     from retinalogos.captions.run import make_backend
     params, failed = load_params(), 0
     if params.captions.backend == "template" and not (args.eye or args.labels):
-        raise UserError("captions.backend in params.yaml is template: it writes what is known and looks at no photograph. "
+        raise UserError("captions.backend in params.yaml is template: it writes what is known "
+                        "and looks at no photograph. "
                         "Give --eye or --labels, or name another backend")
-    jobs = photograph_jobs(args.photographs, args.eye, args.labels, params.base.high_resolution, params.base.seed)
+    jobs = photograph_jobs(args.photographs, args.eye, args.labels, params.base.high_resolution,
+                           params.base.seed)
     for result in make_backend(params.captions, settings()).answer(iter(jobs)):
-        print(f"{result.job.image_id}: {result.error or result.caption}", file=sys.stderr if result.error else sys.stdout, flush=True)
+        print(f"{result.job.image_id}: {result.error or result.caption}", file=sys.stderr
+              if result.error else sys.stdout, flush=True)
         failed += bool(result.error)
     return 1 if failed else 0
 
+# %% ../nbs/06_cli.ipynb #f9c95104
 def caption_command(args) -> int:
-    "`retinalogos caption`: the photographs that are named, or without any those of the data set."
+    """`retinalogos caption`: the photographs that are named, or without any those of the data set.
+    """
     if args.quiet:
         os.environ["TQDM_DISABLE"] = "1"  # read by tqdm as it is imported
     if args.photographs and args.retry_failures:
@@ -151,17 +170,18 @@ def caption_command(args) -> int:
     if args.photographs:
         return caption_photographs(args)
     if args.eye or args.labels:
-        raise UserError("--eye and --labels go with photographs; what is known of a data set stands in its table")
+        raise UserError("--eye and --labels go with photographs; what is known of a data set "
+                        "stands in its table")
     from retinalogos.captions.run import main as fill_journal
     return fill_journal(["--retry-failures"] * args.retry_failures)
 
 # %% ../nbs/06_cli.ipynb #aff4fc48
 def first_comment(file: Path) -> str:
-    "The first line of a preset, which says what it is for."
+    """The first line of a preset, which says what it is for."""
     return file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 def preset_changes(name: str, params_file: Path) -> list[str]:
-    "The keys that preset `name` changes in `params_file`: `section.key: old -> new`."
+    """The keys that preset `name` changes in `params_file`: `section.key: old -> new`."""
     content = read_yaml(params_file)
     return [f"{section}.{key}: {content.get(section, {}).get(key)} -> {value}"
             for section, keys in load_preset(name).items() for key, value in keys.items()
@@ -169,85 +189,105 @@ def preset_changes(name: str, params_file: Path) -> list[str]:
 
 # %% ../nbs/06_cli.ipynb #ba4de62d
 def preset_difference(first: str, second: str, params_file: Path) -> list[str]:
-    "What differs between two presets, each laid over `params_file`: `section.key: under first | under second`."
+    """What differs between two presets, each laid over `params_file`: `section.key: under first |
+    under second`."""
     one, other = (with_preset(name, params_file)[1].model_dump() for name in (first, second))
     return [f"{section}.{key}: {value} | {other[section][key]}"
-            for section, keys in one.items() for key, value in keys.items() if value != other[section][key]]
+            for section, keys in one.items() for key, value in keys.items() if value
+            != other[section][key]]
 
 # %% ../nbs/06_cli.ipynb #5656daa4
 def preset_command(args) -> None:
-    "`retinalogos preset list | show NAME | apply NAME | diff NAME OTHER`."
+    """`retinalogos preset list | show NAME | apply NAME | diff NAME OTHER`."""
     if args.action == "list":
         for name, file in presets().items():
             print(f"{name:8} {first_comment(file)}")
         return
     file = Path(args.params) if args.params else project_root() / "params.yaml"
-    changes = preset_difference(args.name, args.other, file) if args.action == "diff" else preset_changes(args.name, file)
+    changes = (preset_difference(args.name, args.other, file) if args.action == "diff"
+               else preset_changes(args.name, file))
     if args.action == "apply":
         apply_preset(args.name, file)
-    print(*(changes or ["nothing differs" if args.action == "diff" else "nothing to change"]), sep="\n")
+    print(*(changes or ["nothing differs" if args.action == "diff" else "nothing to change"]),
+          sep="\n")
 
 # %% ../nbs/06_cli.ipynb #7033b35f
 @contextmanager
 def silence(wanted: bool):
-    "Nothing is printed while the block runs, if that is `wanted`; what it raises still comes through."
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if wanted else sys.stdout), redirect_stderr(nowhere if wanted else sys.stderr):
+    """Nothing is printed while the block runs, if that is `wanted`; what it raises still comes
+    through."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if wanted
+            else sys.stdout), redirect_stderr(nowhere if wanted else sys.stderr):
         yield
 
+# %% ../nbs/06_cli.ipynb #7c46f73e
 def stage_command(args) -> None:
-    "`retinalogos stage NAME`: run one stage, as DVC would, but whether or not anything has changed."
+    """`retinalogos stage NAME`: run one stage, as DVC would, but whether or not anything has
+    changed."""
     from retinalogos.stage import run_stage
     with silence(args.quiet):
         run_stage(args.name)
 
 # %% ../nbs/06_cli.ipynb #75da43e4
 def study_material(real: str | None, synthetic: str | None):
-    "Real and synthetic photographs of two folders, or of the finished run where neither is named."
+    """Real and synthetic photographs of two folders, or of the finished run where neither is named.
+    """
     from retinalogos.study.reader_pack import dataset_material, folder_material, samples_material
     if (real is None) != (synthetic is None):
-        raise UserError("--real and --synthetic go together: two folders of pictures, or neither for the finished run")
+        raise UserError("--real and --synthetic go together: two folders of pictures, or "
+                        "neither for the finished run")
     if real is not None and os.path.realpath(real) == os.path.realpath(synthetic):
-        raise UserError(f"--real and --synthetic are the same folder, {real}: name one of photographs and one of generated pictures")
+        raise UserError(f"--real and --synthetic are the same folder, {real}: name one of "
+                        "photographs and one of generated pictures")
     if real is not None:
         return folder_material(real), folder_material(synthetic)
     data = project_root() / "data"
     for needed in ("dataset/records.parquet", "samples/samples.parquet"):
         if not (data / needed).is_file():
-            raise UserError(f"no {data / needed}: run `make repro` first, or name folders with --real and --synthetic")
+            raise UserError(f"no {data / needed}: run `make repro` first, or name folders with "
+                            "--real and --synthetic")
     return dataset_material(data / "dataset"), samples_material(data / "samples", data / "dataset")
 
+# %% ../nbs/06_cli.ipynb #b0b5684d
 def study_make_command(args) -> None:
-    "`retinalogos study make`: a page for readers and its key, in a new place."
+    """`retinalogos study make`: a page for readers and its key, in a new place."""
     from retinalogos.study.reader_pack import make_pack, write_pack
-    page, key = make_pack(*study_material(args.real, args.synthetic), args.n, secrets.randbits(64) if args.seed is None else args.seed)
+    page, key = make_pack(*study_material(args.real, args.synthetic), args.n,
+                          secrets.randbits(64) if args.seed is None else args.seed)
     page_file, key_file = write_pack(args.out, page, key)
-    print(f"{page_file}  for the readers: {args.n} photographs, {len(page) / 1e6:.1f} MB\n{key_file}   sealed: for no reader's eyes")
+    print(f"{page_file}  for the readers: {args.n} photographs, "
+          f"{len(page) / 1e6:.1f} MB\n{key_file}   sealed: for no reader's eyes")
 
 # %% ../nbs/06_cli.ipynb #b6a1ee37
 def study_analyse_command(args) -> None:
-    "`retinalogos study analyse KEY ANSWERS...`: tables, figures, and the main numbers on the screen."
+    """`retinalogos study analyse KEY ANSWERS...`: tables, figures, and the main numbers on the
+    screen."""
     from retinalogos.study.reader_study import analyse_study, study_text
     print(study_text(analyse_study(args.key, args.answers, args.out, args.margin)))
     print(f"\n{args.out}: scores.json, readers.csv, ratings.csv, study.png, ratings.png")
 
+# %% ../nbs/06_cli.ipynb #f35a46f9
 def study_plan_command(args) -> None:
-    "`retinalogos study plan`: photographs that are needed, for some numbers of readers."
+    """`retinalogos study plan`: photographs that are needed, for some numbers of readers."""
     from retinalogos.study.reader_study import plan_table
     if not (0 < args.margin < 1 and 0 < args.power < 1 and 0 <= args.agreement <= 1):
         raise UserError("--margin and --power lie between 0 and 1, --agreement from 0 to 1")
-    print(f"photographs, half of them real, to show equivalence within {args.margin} with power {args.power}:")
-    print(plan_table((args.margin,), power=args.power, agreement=args.agreement).to_string(header=False))
+    print("photographs, half of them real, to show equivalence within "
+          f"{args.margin} with power {args.power}:")
+    print(plan_table((args.margin,), power=args.power,
+                     agreement=args.agreement).to_string(header=False))
 
 # %% ../nbs/06_cli.ipynb #5a117dbc
 def doctor_command(args) -> int:
-    "`retinalogos doctor`: one line a check; exit status 1 when there is a problem."
+    """`retinalogos doctor`: one line a check; exit status 1 when there is a problem."""
     from retinalogos.doctor import examine
     checks = examine(project_root())
     print(*(check for check in checks if not args.quiet or check.state == "problem"), sep="\n")
     return 1 if any(check.state == "problem" for check in checks) else 0
 
+# %% ../nbs/06_cli.ipynb #b2ae9f8f
 def card_command(args) -> None:
-    "`retinalogos card model | dataset`: on the screen, or into a file."
+    """`retinalogos card model | dataset`: on the screen, or into a file."""
     from retinalogos.report.cards import dataset_card, model_card
     text = (model_card if args.what == "model" else dataset_card)(project_root())
     if args.out is None:
@@ -260,81 +300,122 @@ def card_command(args) -> None:
 
 # %% ../nbs/06_cli.ipynb #296c8f1c
 def add_command(commands, name: str, said: str, run, *examples: str) -> argparse.ArgumentParser:
-    "The parser of a command that calls `run`; its help ends with `examples`, which can be typed as they stand."
+    """The parser of a command that calls `run`; its help ends with `examples`, which can be typed
+    as they stand."""
     shown = "\n".join(f"  retinalogos {example}" for example in examples)
-    p = commands.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}", epilog=f"examples:\n{shown}",
+    p = commands.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}",
+                            epilog=f"examples:\n{shown}",
                             formatter_class=argparse.RawDescriptionHelpFormatter)
     p.set_defaults(run=run)
     return p
 
+# %% ../nbs/06_cli.ipynb #0b0fd525
 def add_quiet(p) -> None:
-    "The argument that stops progress."
-    p.add_argument("-q", "--quiet", action="store_true", help="no progress: results and errors only")
+    """The argument that stops progress."""
+    p.add_argument("-q", "--quiet", action="store_true",
+                   help="no progress: results and errors only")
 
+# %% ../nbs/06_cli.ipynb #9aa293f2
 def add_generate(commands) -> None:
-    "The arguments of `generate`."
+    """The arguments of `generate`."""
     p = add_command(commands, "generate", "images from words, as one picture", generate_command,
                     'generate "left eye, severe non-proliferative diabetic retinopathy"',
-                    'generate "left eye, healthy" "right eye, glaucoma" -n 6 --seed 10 --out eyes.png',
-                    'generate "right eye" --checkpoint data/checkpoints/pretrain --steps 30 --guidance 3')
-    p.add_argument("prompt", nargs="+", metavar="PROMPT", help='such as "left eye, severe non-proliferative diabetic retinopathy"')
+                    'generate "left eye, healthy" "right eye, glaucoma" -n 6 --seed 10 '
+                    '--out eyes.png',
+                    'generate "right eye" --checkpoint data/checkpoints/pretrain --steps '
+                    '30 --guidance 3')
+    p.add_argument("prompt", nargs="+", metavar="PROMPT",
+                   help='such as "left eye, severe non-proliferative diabetic retinopathy"')
     p.add_argument("-n", type=int, default=4, help="images for each prompt (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=1, help="seed of the first column (default: %(default)s)")
-    p.add_argument("--out", default="grid.png", metavar="FILE", help="where to write the picture (default: %(default)s)")
-    p.add_argument("--guidance", type=float, metavar="SCALE", help="guidance scale (default: params.yaml, section sample)")
-    p.add_argument("--steps", type=int, help="steps of the solver (default: params.yaml, section sample)")
-    p.add_argument("--checkpoint", metavar="FOLDER", help="pipeline folder (default: data/checkpoints/finetune)")
+    p.add_argument("--seed", type=int, default=1,
+                   help="seed of the first column (default: %(default)s)")
+    p.add_argument("--out", default="grid.png", metavar="FILE",
+                   help="where to write the picture (default: %(default)s)")
+    p.add_argument("--guidance", type=float, metavar="SCALE",
+                   help="guidance scale (default: params.yaml, section sample)")
+    p.add_argument("--steps", type=int,
+                   help="steps of the solver (default: params.yaml, section sample)")
+    p.add_argument("--checkpoint", metavar="FOLDER",
+                   help="pipeline folder (default: data/checkpoints/finetune)")
     add_quiet(p)
 
 # %% ../nbs/06_cli.ipynb #1ade012d
 def add_caption(commands) -> None:
-    "The arguments of `caption`."
-    p = add_command(commands, "caption", "words for photographs, by the backend that params.yaml names", caption_command, "caption", "caption --retry-failures --quiet",
-                    'caption photograph.jpg --eye OD --labels "moderate non proliferative retinopathy, glaucoma"')
-    p.add_argument("photographs", nargs="*", metavar="PHOTOGRAPH", help="files to caption (default: fill the journal of the data set)")
+    """The arguments of `caption`."""
+    p = add_command(commands, "caption",
+                    "words for photographs, by the backend that params.yaml names",
+                    caption_command, "caption", "caption --retry-failures --quiet",
+                    'caption photograph.jpg --eye OD --labels "moderate non proliferative '
+                    'retinopathy, glaucoma"')
+    p.add_argument("photographs", nargs="*", metavar="PHOTOGRAPH",
+                   help="files to caption (default: fill the journal of the data set)")
     p.add_argument("--eye", choices=("OD", "OS"), help="right or left eye, where it is known")
-    p.add_argument("--labels", metavar="KEYWORDS", help="what is known of the eye, as in the column `labels` of a data set")
-    p.add_argument("--retry-failures", action="store_true", help="ask again for photographs of the data set that failed")
+    p.add_argument("--labels", metavar="KEYWORDS",
+                   help="what is known of the eye, as in the column `labels` of a data set")
+    p.add_argument("--retry-failures", action="store_true",
+                   help="ask again for photographs of the data set that failed")
     add_quiet(p)
 
+# %% ../nbs/06_cli.ipynb #ca5fc66c
 def add_card(commands) -> None:
-    "The arguments of `card`."
-    p = add_command(commands, "card", "a card (Hugging Face format) with the numbers of the last run", card_command, "card model", "card dataset --out DATASET.md")
+    """The arguments of `card`."""
+    p = add_command(commands, "card",
+                    "a card (Hugging Face format) with the numbers of the last run",
+                    card_command, "card model", "card dataset --out DATASET.md")
     p.add_argument("what", choices=("model", "dataset"), help="what the card is about")
     p.add_argument("--out", metavar="FILE", help="where to write it (default: the screen)")
 
 # %% ../nbs/06_cli.ipynb #7717e9a6
 def add_study(commands) -> None:
-    "The arguments of `study`."
-    p = add_command(commands, "study", "can readers tell real from synthetic?", None, "study plan --margin 0.1", "study make -n 60 --out my_study",
-                    "study make --real photographs --synthetic pictures", "study analyse my_study/key.json answers-*.json --out my_results")
+    """The arguments of `study`."""
+    p = add_command(commands, "study", "can readers tell real from synthetic?", None,
+                    "study plan --margin 0.1", "study make -n 60 --out my_study",
+                    "study make --real photographs --synthetic pictures",
+                    "study analyse my_study/key.json answers-*.json --out my_results")
     actions = p.add_subparsers(dest="action", required=True)
     p = actions.add_parser("make", help="a blinded page for readers, and its key")
-    p.add_argument("--out", default="study", metavar="FOLDER", help="where page and key are written (default: %(default)s)")
-    p.add_argument("-n", type=int, default=60, help="photographs, half of them real (default: %(default)s)")
-    p.add_argument("--real", metavar="FOLDER", help="pictures (default: the test split of the finished run)")
-    p.add_argument("--synthetic", metavar="FOLDER", help="pictures (default: the samples of the finished run)")
-    p.add_argument("--seed", type=int, help="for a pack that can be made again (default: drawn, kept in the key only)")
+    p.add_argument("--out", default="study", metavar="FOLDER",
+                   help="where page and key are written (default: %(default)s)")
+    p.add_argument("-n", type=int, default=60,
+                   help="photographs, half of them real (default: %(default)s)")
+    p.add_argument("--real", metavar="FOLDER",
+                   help="pictures (default: the test split of the finished run)")
+    p.add_argument("--synthetic", metavar="FOLDER",
+                   help="pictures (default: the samples of the finished run)")
+    p.add_argument("--seed", type=int,
+                   help="for a pack that can be made again (default: drawn, kept in the key "
+                   "only)")
     p.set_defaults(run=study_make_command)
     p = actions.add_parser("analyse", help="what the readers could tell")
     p.add_argument("key", metavar="KEY", help="key.json of the pack")
-    p.add_argument("answers", nargs="+", metavar="ANSWERS", help="files that readers saved, one a reader")
-    p.add_argument("--out", default="study_results", metavar="FOLDER", help="where tables and figures go (default: %(default)s)")
-    p.add_argument("--margin", type=float, default=0.1, help="difference of shares called real that would not matter (default: %(default)s)")
+    p.add_argument("answers", nargs="+", metavar="ANSWERS",
+                   help="files that readers saved, one a reader")
+    p.add_argument("--out", default="study_results", metavar="FOLDER",
+                   help="where tables and figures go (default: %(default)s)")
+    p.add_argument("--margin", type=float, default=0.1,
+                   help="difference of shares called real that would not matter (default: "
+                   "%(default)s)")
     p.set_defaults(run=study_analyse_command)
     p = actions.add_parser("plan", help="how many photographs are needed")
     p.add_argument("--margin", type=float, default=0.1, help="as in analyse (default: %(default)s)")
-    p.add_argument("--power", type=float, default=0.8, help="chance to show equivalence where there is no difference (default: %(default)s)")
-    p.add_argument("--agreement", type=float, default=0.3, help="Fleiss' kappa between readers (default: %(default)s)")
+    p.add_argument("--power", type=float, default=0.8,
+                   help="chance to show equivalence where there is no difference (default: "
+                   "%(default)s)")
+    p.add_argument("--agreement", type=float, default=0.3,
+                   help="Fleiss' kappa between readers (default: %(default)s)")
     p.set_defaults(run=study_plan_command)
 
 # %% ../nbs/06_cli.ipynb #60c170f2
 def add_preset(commands) -> None:
-    "The arguments of `preset`."
-    p = add_command(commands, "preset", "experiments to lay over params.yaml", preset_command, "preset list", "preset show gpu", "preset apply odir", "preset diff gpu paper")
+    """The arguments of `preset`."""
+    p = add_command(commands, "preset", "experiments to lay over params.yaml", preset_command,
+                    "preset list", "preset show gpu", "preset apply odir",
+                    "preset diff gpu paper")
     actions = p.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="what there is")
-    for action, said in (("show", "what a preset changes"), ("apply", "write it into params.yaml"), ("diff", "what differs between two presets")):
+    for action, said in (("show", "what a preset changes"),
+                         ("apply", "write it into params.yaml"),
+                         ("diff", "what differs between two presets")):
         p = actions.add_parser(action, help=said)
         p.add_argument("name", metavar="NAME")
         if action == "diff":
@@ -343,29 +424,33 @@ def add_preset(commands) -> None:
 
 # %% ../nbs/06_cli.ipynb #67854cf5
 def parser() -> argparse.ArgumentParser:
-    "All commands."
-    top = argparse.ArgumentParser("retinalogos", description="Colour fundus photographs from words. None of them shows a patient.",
+    """All commands."""
+    top = argparse.ArgumentParser("retinalogos",
+                                  description="Colour fundus photographs from words. None of them shows a patient.",
                                   epilog="retinalogos COMMAND --help shows examples")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     add_generate(commands)
     add_caption(commands)
     add_study(commands)
     add_preset(commands)
-    p = add_command(commands, "stage", "run one stage of the pipeline", stage_command, "stage sample", "stage fidelity --quiet")
+    p = add_command(commands, "stage", "run one stage of the pipeline", stage_command,
+                    "stage sample", "stage fidelity --quiet")
     p.add_argument("name", metavar="NAME", help=", ".join(STAGES))
     add_quiet(p)
     add_card(commands)
-    p = add_command(commands, "doctor", "what this machine is ready for, and what is missing", doctor_command, "doctor", "doctor --quiet && make repro")
+    p = add_command(commands, "doctor", "what this machine is ready for, and what is missing",
+                    doctor_command, "doctor", "doctor --quiet && make repro")
     p.add_argument("-q", "--quiet", action="store_true", help="problems only")
     return top
 
 # %% ../nbs/06_cli.ipynb #89c5e42c
 def main(argv: list[str] | None = None) -> int:
-    "The command `retinalogos`; returns the exit status."
+    """The command `retinalogos`; returns the exit status."""
     args = parser().parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name or caption that the terminal cannot show
+        # a name or caption that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return args.run(args) or 0
     except UserError as error:
@@ -380,5 +465,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
 
+# %% ../nbs/06_cli.ipynb #a155def5
 if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
     sys.exit(main())

@@ -32,7 +32,8 @@ from .stage import lock_is_whole
 # %% ../nbs/04_doctor.ipynb #92cda9c0
 @dataclass(frozen=True)
 class Check:
-    "One finding: what was looked at, `state` (ok, note or problem), and what was found, with what to do."
+    """One finding: what was looked at, `state` (ok, note or problem), and what was found, with what
+    to do."""
 
     what: str
     state: str
@@ -41,8 +42,10 @@ class Check:
     def __str__(self) -> str:
         return f"{self.state:<9}{self.what:<15}{self.said}"
 
+# %% ../nbs/04_doctor.ipynb #5607be38
 def tried(what: str, look: Callable[[], Check]) -> Check:
-    """The check that `look` gives, or a problem where it raises: one sick file must not hide the rest."""
+    """The check that `look` gives, or a problem where it raises: one sick file must not hide the
+    rest."""
     try:
         return look()
     except UserError as error:
@@ -53,9 +56,12 @@ def tried(what: str, look: Callable[[], Check]) -> Check:
 
 # %% ../nbs/04_doctor.ipynb #a51d6f9a
 def check_packages(root: Path) -> Check:
-    "Python, and the dependencies of pyproject.toml in the versions of constraints.txt."
-    lines = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    tested = dict(line.split("==") for line in (root / "constraints.txt").read_text(encoding="utf-8").split() if "==" in line)
+    """Python, and the dependencies of pyproject.toml in the versions of constraints.txt."""
+    lines = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "dependencies"]
+    tested = dict(line.split("==") for line in (root
+                                                / "constraints.txt").read_text(encoding="utf-8")
+                  .split() if "==" in line)
     missing, other = [], []
     for name in sorted(canonicalize_name(Requirement(line).name) for line in lines):
         try:
@@ -66,17 +72,22 @@ def check_packages(root: Path) -> Check:
         if found != tested.get(name, found):
             other.append(f"{name} {found} (tested with {tested[name]})")
     if missing:
-        return Check("packages", "problem", f"not installed: {', '.join(missing)}; run `make install`")
+        return Check("packages", "problem",
+                     f"not installed: {', '.join(missing)}; run `make install`")
     here = f"Python {platform.python_version()}, {len(lines)} packages"
-    return Check("packages", "note", f"{here}; other versions: {', '.join(other)}") if other else Check("packages", "ok", f"{here} as tested")
+    return (Check("packages", "note", f"{here}; other versions: {', '.join(other)}") if other
+            else Check("packages", "ok", f"{here} as tested"))
 
 # %% ../nbs/04_doctor.ipynb #a4cd425a
 def check_python(found: str | None, here: str) -> Check:
-    "Is `found`, the command `python` of the shell, in the folder of `here`, the Python that runs this?"
+    """Is `found`, the command `python` of the shell, in the folder of `here`, the Python that runs
+    this?"""
     if found and Path(found).parent == Path(here).parent:
         return Check("python", "ok", "the command python is the one of this environment")
     activate = Path(here).parent / "activate"
-    return Check("python", "note", f"the command python is {found or 'not there'}, not {here}: before you call dvc, say `source {activate}`")
+    return Check("python", "note",
+                 f"the command python is {found or 'not there'}, not {here}: before you "
+                 f"call dvc, say `source {activate}`")
 
 # %% ../nbs/04_doctor.ipynb #d171e2d2
 def judge_torch(device: str, build: str | None, works: str | None, card: str | None) -> Check:
@@ -84,120 +95,157 @@ def judge_torch(device: str, build: str | None, works: str | None, card: str | N
 
     Parameters
     ----------
-    device : as in settings.ini. build : CUDA version that PyTorch was built for, or None. works : name of the accelerator that it can use, or None.
+    device : as in settings.ini. build : CUDA version that PyTorch was built for, or None. works :
+        name of the accelerator that it can use, or None.
     card : NVIDIA GPU that the driver lists, or None.
     """
     if works:
-        return Check("accelerator", "note" if device == "cpu" else "ok", f"{works}{', but settings.ini says device = cpu' if device == 'cpu' else ''}")
+        return Check("accelerator", "note" if device == "cpu" else "ok",
+                     f"{works}{', but settings.ini says device = cpu' if device == 'cpu' else ''}")
     if card and build is None:
-        return Check("accelerator", "problem", f"{card} is here, but PyTorch is built for the CPU: remove .venv, then `make install`")
+        return Check("accelerator", "problem",
+                     f"{card} is here, but PyTorch is built for the CPU: remove .venv, then "
+                     "`make install`")
     if card:
-        return Check("accelerator", "problem", f"{card} is here, but PyTorch for CUDA {build} cannot use it: compare with the CUDA version that nvidia-smi shows")
+        return Check("accelerator", "problem",
+                     f"{card} is here, but PyTorch for CUDA {build} cannot use it: compare "
+                     "with the CUDA version that nvidia-smi shows")
     if device not in ("auto", "cpu"):
-        return Check("accelerator", "problem", f"settings.ini: [machine] device = {device}, but PyTorch finds none: write auto, or mend the driver")
+        return Check("accelerator", "problem",
+                     f"settings.ini: [machine] device = {device}, but PyTorch finds none: "
+                     "write auto, or mend the driver")
     return Check("accelerator", "note", "none: training and sampling run on the CPU")
 
 # %% ../nbs/04_doctor.ipynb #85529d0d
 def nvidia_card() -> str | None:
-    "The first GPU that the NVIDIA driver lists, such as `NVIDIA H100 80GB HBM3`."
+    """The first GPU that the NVIDIA driver lists, such as `NVIDIA H100 80GB HBM3`."""
     if not shutil.which("nvidia-smi"):
         return None
-    done = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], text=True, capture_output=True, timeout=60)
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else None
+    done = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+                          text=True, capture_output=True, timeout=60)
+    return (done.stdout.splitlines()[0].strip() if done.returncode == 0
+            and done.stdout.strip() else None)
 
+# %% ../nbs/04_doctor.ipynb #065636f6
 def check_accelerator(root: Path) -> Check:
-    "The accelerator, tried with one operation."
+    """The accelerator, tried with one operation."""
     import torch
     device = settings(root).device
     kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
     try:
-        works = kind and float(torch.ones(2, device=kind).sum()) == 2 and (torch.cuda.get_device_name() if kind == "cuda" else kind)
+        works = (kind and float(torch.ones(2, device=kind).sum()) == 2
+                 and (torch.cuda.get_device_name() if kind == "cuda" else kind))
     except RuntimeError:  # built for other cards
         works = None
     return judge_torch(device, torch.version.cuda, works or None, nvidia_card())
 
 # %% ../nbs/04_doctor.ipynb #730aebad
 def check_experiment(root: Path) -> Check:
-    "params.yaml."
+    """params.yaml."""
     params = load_params(root / "params.yaml")
-    return Check("params.yaml", "ok", f"source {params.dataset.source}, {params.base.low_resolution} then {params.base.high_resolution} px, "
-                                      f"captions by {params.captions.backend}")
+    return Check("params.yaml", "ok",
+                 f"source {params.dataset.source}, {params.base.low_resolution} then "
+                 f"{params.base.high_resolution} px, " f"captions by {params.captions.backend}")
 
+# %% ../nbs/04_doctor.ipynb #95286fbf
 def check_settings(root: Path) -> Check:
-    "settings.ini, settings.local.ini and the environment."
+    """settings.ini, settings.local.ini and the environment."""
     machine = settings(root)
-    return Check("settings.ini", "ok", f"device {machine.device}, {machine.workers} workers" + (f", curves to {machine.tracker}" if machine.tracker else ""))
+    return Check("settings.ini", "ok", f"device {machine.device}, {machine.workers} workers"
+                 + (f", curves to {machine.tracker}" if machine.tracker else ""))
 
+# %% ../nbs/04_doctor.ipynb #dd14186c
 def check_data(root: Path) -> list[Check]:
-    "The data sets that params.yaml asks for or settings.ini names."
+    """The data sets that params.yaml asks for or settings.ini names."""
     needed = set(load_params(root / "params.yaml").dataset.source.split("+")) - {"simulated"}
     checks = []
     for name in sorted(needed | set(settings(root).data_roots)):
         look = lambda: Check(f"data {name}", "ok", f"{data_root(name, root)}")
         check = tried(f"data {name}", look)
-        checks.append(check if name in needed or check.state == "ok" else Check(check.what, "note", check.said))
+        checks.append(check if name in needed or check.state == "ok"
+                      else Check(check.what, "note", check.said))
     return checks or [Check("data sets", "ok", "none needed: the photographs are simulated")]
 
 # %% ../nbs/04_doctor.ipynb #218e2b7a
 def served(address: str, key: str, seconds: float = 2) -> list[str]:
-    """Names of the models that an OpenAI-compatible server lists; UserError when it does not answer so within `seconds`."""
+    """Names of the models that an OpenAI-compatible server lists; UserError when it does not answer
+    so within `seconds`."""
     from retinalogos.captions.backends import listed_models, server_address
-    return listed_models(server_address(address), key, "start it, or see [captions] in settings.ini", seconds)
+    return listed_models(server_address(address), key,
+                         "start it, or see [captions] in settings.ini", seconds)
 
-
+# %% ../nbs/04_doctor.ipynb #d3b5ea5b
 def check_captions(root: Path) -> Check:
-    "The caption backend, and the server where one is set or asked."
+    """The caption backend, and the server where one is set or asked."""
     params, machine = load_params(root / "params.yaml"), settings(root)
     backend, model = params.captions.backend, params.captions.model
-    asked = [name for name in (params.captions.facts_model, params.purify.llm) if name and name.partition(":")[0] == "openai"]
+    asked = [name for name in (params.captions.facts_model, params.purify.llm)
+             if name and name.partition(":")[0] == "openai"]
     if backend == "transformers" and not model:
-        return Check("captions", "problem", "params.yaml: captions.model is not set: name a hub model or a folder")
+        return Check("captions", "problem",
+                     "params.yaml: captions.model is not set: name a hub model or a folder")
     if backend != "openai" and not asked and not machine.caption_server:
         return Check("captions", "ok", f"backend {backend}; no server is set, none is asked")
-    found = tried("captions", lambda: Check("captions", "ok", f"{machine.caption_server}: {', '.join(served(machine.caption_server, machine.caption_key))}"))
+    found = tried("captions", lambda: Check("captions", "ok",
+                                            f"{machine.caption_server}: "
+                                            f"{', '.join(served(machine.caption_server, machine.caption_key))}"))
     if backend != "openai" and not asked and found.state == "problem":
         return Check("captions", "note", f"{found.said}; params.yaml asks none")
-    names = {model if backend == "openai" else None, *(name.partition(":")[2] for name in asked)} - {None, ""}
-    unknown = sorted(names - set(found.said.partition(": ")[2].split(", "))) if found.state == "ok" else []
-    return Check("captions", "problem", f"{machine.caption_server} does not serve {', '.join(unknown)}") if unknown else found
+    names = {model if backend == "openai" else None,
+             *(name.partition(":")[2] for name in asked)} - {None, ""}
+    unknown = (sorted(names - set(found.said.partition(": ")[2].split(", ")))
+               if found.state == "ok" else [])
+    return Check("captions", "problem",
+                 f"{machine.caption_server} does not serve {', '.join(unknown)}") if unknown else found
 
 # %% ../nbs/04_doctor.ipynb #301ef248
 def judge_status(changed: dict) -> Check:
-    "What `dvc status --json` says, in words."
+    """What `dvc status --json` says, in words."""
     stages = [name for name in STAGES if name in changed]
     if not stages:
         return Check("DVC", "ok", "every stage is up to date")
     which = "all stages" if len(stages) == len(STAGES) else ", ".join(stages)
     return Check("DVC", "note", f"would run: {which} (`dvc repro`, or all with `make repro`)")
 
+# %% ../nbs/04_doctor.ipynb #d56a8571
 def dvc_error(printed: str) -> str:
     """The line of DVC's output that says what is wrong."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR")]
     return (errors or lines or ["failed"])[0]
 
-
+# %% ../nbs/04_doctor.ipynb #79059437
 def dvc_at_work(root: Path) -> int | None:
-    """Number of a process that runs DVC or a stage in this repository, this one and those above it left out."""
+    """Number of a process that runs DVC or a stage in this repository, this one and those above it
+    left out."""
     mine = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         command, place = process.info["cmdline"] or [], process.info["cwd"]
-        named = any(Path(word).name == "dvc" or word in ("dvc", "retinalogos.stage") for word in command[:4])
-        if process.pid not in mine and named and place and Path(place).is_relative_to(root.resolve()):
+        named = any(Path(word).name == "dvc" or word in ("dvc", "retinalogos.stage")
+                    for word in command[:4])
+        if (process.pid not in mine and named and place
+            and Path(place).is_relative_to(root.resolve())):
             return process.pid
     return None
 
-
+# %% ../nbs/04_doctor.ipynb #dd1d721d
 def check_dvc(root: Path) -> Check:
     """Is the repository one of git's and DVC's, and what would run."""
     if not (root / ".git").exists() or not (root / ".dvc/config").is_file():
-        return Check("DVC", "problem", "not a repository: clone with git rather than unpack an archive, or run `git init` (and `dvc init`)")
+        return Check("DVC", "problem",
+                     "not a repository: clone with git rather than unpack an archive, or "
+                     "run `git init` (and `dvc init`)")
     lock = root / "dvc.lock"
     if lock.is_file() and not lock_is_whole(lock.read_text(encoding="utf-8", errors="replace")):
-        return Check("DVC", "problem", "dvc.lock is cut or damaged: `make repro` puts it back, or `git checkout dvc.lock`; nothing is lost")
+        return Check("DVC", "problem",
+                     "dvc.lock is cut or damaged: `make repro` puts it back, or `git "
+                     "checkout dvc.lock`; nothing is lost")
     if at_work := dvc_at_work(root):
-        return Check("DVC", "note", f"a run is in progress (process {at_work}): its locks are its own, leave them")
-    done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], cwd=root, text=True, capture_output=True)
+        return Check("DVC", "note",
+                     f"a run is in progress (process {at_work}): its locks are its own, "
+                     "leave them")
+    done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], cwd=root,
+                          text=True, capture_output=True)
     if done.returncode:
         return Check("DVC", "problem", f"dvc status: {dvc_error(done.stderr)}")
     return judge_status(json.loads(done.stdout))
@@ -207,18 +255,23 @@ def recorded_gigabytes(root: Path) -> float | None:
     """Size [10^9 bytes] of everything that the run on record wrote, None where no run is."""
     lock = root / "dvc.lock"
     stages = read_yaml(lock)["stages"].values() if lock.exists() else ()
-    return sum(out.get("size", 0) for stage in stages for out in stage.get("outs", [])) / 1e9 or None
+    return sum(out.get("size", 0) for stage in stages
+               for out in stage.get("outs", [])) / 1e9 or None
 
+# %% ../nbs/04_doctor.ipynb #783dbc8b
 def judge_room(free: float, memory: float, files: float | None, peak: float | None) -> Check:
-    """Free disk and memory [10^9 bytes] against the `files` and the `peak` memory of the run on record; None: not recorded."""
+    """Free disk and memory [10^9 bytes] against the `files` and the `peak` memory of the run on
+    record; None: not recorded."""
     told = [f"{free:.1f} GB of disk free, {memory:.1f} GB of memory",
-            "how much a run writes is not on record (dvc.lock)" if files is None else f"the run on record wrote {files:.1f} GB",
-            "how much memory a run takes is not on record (data/results/summary.json)" if peak is None
-            else f"it took at most {peak:.1f} GB of memory"]
+            "how much a run writes is not on record (dvc.lock)" if files is None
+            else f"the run on record wrote {files:.1f} GB",
+            "how much memory a run takes is not on record " "(data/results/summary.json)"
+            if peak is None else f"it took at most {peak:.1f} GB of memory"]
     short = files is not None and free < 2 * files or peak is not None and memory < peak
-    return Check("room", "problem" if short else "note" if None in (files, peak) else "ok", "; ".join(told))
+    return Check("room", "problem" if short else "note" if None in (files, peak) else "ok",
+                 "; ".join(told))
 
-
+# %% ../nbs/04_doctor.ipynb #d4cfcb9b
 def recorded_peak(root: Path) -> float | None:
     """Most memory [10^9 bytes] of the run on record; None where no run says."""
     summary = root / "data/results/summary.json"
@@ -228,29 +281,35 @@ def recorded_peak(root: Path) -> float | None:
     peak = float(run.get("peak_memory_gb") or "nan")
     return peak if 0 < peak < math.inf else None
 
-
+# %% ../nbs/04_doctor.ipynb #0012c22e
 def check_room(root: Path) -> Check:
     """Disk, memory, and the disk of temporary files."""
     free, memory = shutil.disk_usage(root).free / 1e9, psutil.virtual_memory().total / 1e9
     room = judge_room(free, memory, recorded_gigabytes(root), recorded_peak(root))
     temporary = shutil.disk_usage(gettempdir()).free / 1e9
     if room.state != "problem" and temporary < 0.1:
-        return Check("room", "problem", f"{temporary:.2f} GB free in {gettempdir()}, where temporary files go: set TMPDIR to a larger disk")
+        return Check("room", "problem",
+                     f"{temporary:.2f} GB free in {gettempdir()}, where temporary files go: "
+                     "set TMPDIR to a larger disk")
     return room
 
 # %% ../nbs/04_doctor.ipynb #25aaa99a
 def check_generator(root: Path) -> Check:
-    "Is there a finished generator?"
+    """Is there a finished generator?"""
     there = (root / "data/checkpoints/finetune/model_index.json").is_file()
-    return Check("generator", "ok" if there else "note", "data/checkpoints/finetune" if there else "none yet: `make repro` trains it")
+    return Check("generator", "ok" if there else "note", "data/checkpoints/finetune" if there
+                 else "none yet: `make repro` trains it")
 
+# %% ../nbs/04_doctor.ipynb #08d2c859
 def examine(root: Path) -> list[Check]:
-    "Every check, in the order in which one would put things right."
+    """Every check, in the order in which one would put things right."""
     checks = [check_python(shutil.which("python"), sys.executable)]
-    checks += [tried(what, lambda: look(root)) for what, look in {"packages": check_packages, "accelerator": check_accelerator, "params.yaml": check_experiment,
-                                                                 "settings.ini": check_settings, "captions": check_captions}.items()]
+    checks += [tried(what, lambda: look(root)) for what, look in {"packages": check_packages,
+        "accelerator": check_accelerator, "params.yaml": check_experiment,
+        "settings.ini": check_settings, "captions": check_captions}.items()]
     try:
         checks += check_data(root)
     except Exception:  # params.yaml or settings.ini, told above
         pass
-    return checks + [tried("room", lambda: check_room(root)), check_generator(root), tried("DVC", lambda: check_dvc(root))]
+    return checks + [tried("room", lambda: check_room(root)), check_generator(root),
+                     tried("DVC", lambda: check_dvc(root))]

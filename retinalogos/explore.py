@@ -34,7 +34,8 @@ from .study.reader_study import draw_study, read_json, read_study, score_table, 
 from .captions.examine import ANY_QUALITY, CUP_RATIO, DR_TERM, GLAUCOMA, LESION_TERMS, SIDE
 from .study.sheet import row_page
 from .config import UserError
-from .eye.anatomy import CUP_RANGES, NO_GLAUCOMA, Camera, Geometry, Patient, Plan, draw_camera, draw_geometry, draw_patient
+from .eye.anatomy import (CUP_RANGES, NO_GLAUCOMA, Camera, Geometry, Patient, Plan,
+                                     draw_camera, draw_geometry, draw_patient)
 from .figures import PALETTE, image_grid, interval_bars
 from .data.images import resize
 from .eye.records import LESIONS, RECORD_KEYS, read_cell
@@ -42,13 +43,17 @@ from .eye.simulate import PARTS, SimulatedEye, draw_eye, simulate_patient
 
 # %% ../nbs/05_explore.ipynb #d40f7408
 def what_is_missing(root, *files) -> str:
-    """A sentence that names those of `files` that the folder `root` lacks and says what to do; "" where nothing is missing."""
+    """A sentence that names those of `files` that the folder `root` lacks and says what to do; ""
+    where nothing is missing."""
     missing = [name for name in files if not (Path(root) / name).exists()]
-    if not missing: return ""
-    return (f"Nothing to show yet: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there. "
-            "Run `make repro` in a terminal, or the stages that write what is missing, and then this notebook again.")
+    if not missing:
+        return ""
+    return (f"Nothing to show yet: {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not there. "
+            "Run `make repro` in a terminal, or the stages that write what is "
+            "missing, and then this notebook again.")
 
-
+# %% ../nbs/05_explore.ipynb #4f8280ca
 def figure_bytes(figure: Figure) -> bytes:
     """The figure as PNG, closed afterwards: what `ipywidgets.Image` shows."""
     buffer = io.BytesIO()
@@ -57,124 +62,178 @@ def figure_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 # %% ../nbs/05_explore.ipynb #fb9da19a
-EYE_COLUMNS = ("image_id", "source", "split", *RECORD_KEYS, "diseases", "caption", "planted_error", "contradictions", "faithful")
-EYE_TABLES = ("dataset/records.parquet", "captions/captions.parquet", "captions/examination.parquet")
+EYE_COLUMNS = ("image_id", "source", "split", *RECORD_KEYS, "diseases", "caption",
+               "planted_error", "contradictions", "faithful")
+EYE_TABLES = ("dataset/records.parquet", "captions/captions.parquet",
+              "captions/examination.parquet")
 """What `eye_table` reads, below the data folder."""
 
-
+# %% ../nbs/05_explore.ipynb #28bf705a
 def eye_table(data) -> pd.DataFrame:
-    """One row an eye, columns `EYE_COLUMNS`, of the tables below the folder `data`; `diseases` and `contradictions` are lists of str."""
+    """One row an eye, columns `EYE_COLUMNS`, of the tables below the folder `data`; `diseases` and
+    `contradictions` are lists of str."""
     files = [Path(data) / name for name in EYE_TABLES]
-    if not all(file.is_file() for file in files): return pd.DataFrame(columns=list(EYE_COLUMNS))
+    if not all(file.is_file() for file in files):
+        return pd.DataFrame(columns=list(EYE_COLUMNS))
     records, captions, examination = map(pd.read_parquet, files)
     eyes = records.merge(captions, on="image_id").merge(examination, on="image_id")
     eyes["contradictions"] = eyes["contradictions"].map(json.loads)
     eyes["diseases"] = [read_cell({"": text}, "", True) or [] for text in eyes["Disease_label"]]
     return eyes.reindex(columns=list(EYE_COLUMNS)).fillna({"planted_error": ""})
 
-
-def choose_eyes(eyes: pd.DataFrame, disease: str = "any", split: str = "any", caption: str = "any") -> pd.DataFrame:
-    """Those of `eyes` with a `disease` (a label, "none recorded", or "any"), in a `split`, with a `caption` that is "faithful" or "not faithful"."""
-    has = {"any": lambda names: True, "none recorded": lambda names: not names}.get(disease, lambda names: disease in names)
+# %% ../nbs/05_explore.ipynb #79cacadc
+def choose_eyes(eyes: pd.DataFrame, disease: str = "any", split: str = "any",
+                caption: str = "any") -> pd.DataFrame:
+    """Those of `eyes` with a `disease` (a label, "none recorded", or "any"), in a `split`, with a
+    `caption` that is "faithful" or "not faithful"."""
+    has = {"any": lambda names: True, "none recorded": lambda names: not names}.get(disease,
+        lambda names: disease in names)
     kept = np.array([has(names) for names in eyes["diseases"]], bool)
-    if split != "any": kept &= (eyes["split"] == split).to_numpy(bool)
-    if caption != "any": kept &= (eyes["faithful"] == (caption == "faithful")).to_numpy(bool)
+    if split != "any":
+        kept &= (eyes["split"] == split).to_numpy(bool)
+    if caption != "any":
+        kept &= (eyes["faithful"] == (caption == "faithful")).to_numpy(bool)
     return eyes[kept]
 
 # %% ../nbs/05_explore.ipynb #de0f8a7d
-CONTRADICTED = {"eye": re.compile(r"\b(?:left|right)[ -](?:eye|fundus|retina)\b|\bo[ds]\b"), "disc side": SIDE, "DR grade": DR_TERM, "glaucoma": GLAUCOMA,
-                "diagnosis": re.compile(r"\b(?:normal|healthy)\b|\bno sign of disease\b"), "quality": ANY_QUALITY, "cup-to-disc ratio": CUP_RATIO}
+CONTRADICTED = {"eye": re.compile(r"\b(?:left|right)[ -](?:eye|fundus|retina)\b|\bo[ds]\b"),
+                "disc side": SIDE, "DR grade": DR_TERM, "glaucoma": GLAUCOMA,
+                "diagnosis": re.compile(r"\b(?:normal|healthy)\b|\bno sign of disease\b"),
+                "quality": ANY_QUALITY, "cup-to-disc ratio": CUP_RATIO}
 
-
+# %% ../nbs/05_explore.ipynb #e990d79e
 def contradicted_words(contradiction: str) -> re.Pattern:
-    """The pattern, for lower-case text, of the words that a contradiction of `captions.examine` is about; it may match nothing."""
+    """The pattern, for lower-case text, of the words that a contradiction of `captions.examine` is
+    about; it may match nothing."""
     what, _, said = contradiction.partition(": ")
-    if what in CONTRADICTED: return CONTRADICTED[what]
-    named = [LESION_TERMS[name] for name in re.findall(r"\w+", said.partition(", record")[0]) if name in LESION_TERMS]
+    if what in CONTRADICTED:
+        return CONTRADICTED[what]
+    named = [LESION_TERMS[name] for name in re.findall(r"\w+", said.partition(", record")[0])
+             if name in LESION_TERMS]
     return re.compile("|".join(named) or r"\blesions?\b")
 
-
+# %% ../nbs/05_explore.ipynb #1c6528ce
 def marked_caption(caption: str, contradictions: list[str]) -> str:
     """The caption as HTML, with `<mark>` around what each of its `contradictions` is about."""
     marked = np.zeros(len(caption), bool)
     for pattern in map(contradicted_words, contradictions):
-        for match in pattern.finditer(caption.lower()): marked[match.start():match.end()] = True
-    pieces = [(on, html.escape("".join(caption[k] for k in places))) for on, places in groupby(range(len(caption)), marked.__getitem__)]
+        for match in pattern.finditer(caption.lower()):
+            marked[match.start():match.end()] = True
+    pieces = [(on, html.escape("".join(caption[k] for k in places)))
+              for on, places in groupby(range(len(caption)), marked.__getitem__)]
     return "".join(f"<mark>{text}</mark>" if on else text for on, text in pieces)
 
 # %% ../nbs/05_explore.ipynb #18d7e064
 def eye_page(row: dict) -> str:
-    """HTML of a row of `eye_table`: the caption with its contradictions marked and listed, the planted error, and the record."""
-    page = row_page(row, row).replace(html.escape(row["caption"]), marked_caption(row["caption"], row["contradictions"]), 1)
-    told = [*row["contradictions"], *([f"planted error: {row['planted_error']}"] if row["planted_error"] else [])]
+    """HTML of a row of `eye_table`: the caption with its contradictions marked and listed, the
+    planted error, and the record."""
+    page = row_page(row, row).replace(html.escape(row["caption"]),
+                                      marked_caption(row["caption"], row["contradictions"]), 1)
+    told = [*row["contradictions"], *([f"planted error: {row['planted_error']}"]
+                                      if row["planted_error"] else [])]
     return page + "".join(f"<p>{html.escape(text)}</p>" for text in told)
 
 # %% ../nbs/05_explore.ipynb #72457924
-STRUCTURE_COLOURS = {"arteries": (255, 150, 210), "veins": (0, 70, 255), "disc": (255, 255, 255), "cup": (0, 255, 255), "fovea": (255, 255, 0),
+STRUCTURE_COLOURS = {"arteries": (255, 150, 210), "veins": (0, 70, 255),
+                     "disc": (255, 255, 255), "cup": (0, 255, 255), "fovea": (255, 255, 0),
                      "peripapillary_atrophy": (0, 170, 90)}
-LESION_COLOURS = dict(zip(LESIONS, (
-    (0, 255, 255), (0, 70, 255), (0, 150, 60), (255, 0, 255), (255, 255, 255), (0, 0, 0), (190, 255, 0), (130, 50, 255), (120, 160, 200),
-    (0, 120, 130), (0, 70, 255), (0, 255, 255), (255, 0, 255), (255, 255, 255), (190, 255, 0), (255, 255, 0))))
+
+LESION_COLOURS = dict(zip(LESIONS, ((0, 255, 255), (0, 70, 255), (0, 150, 60), (255, 0, 255),
+                                    (255, 255, 255), (0, 0, 0), (190, 255, 0), (130, 50, 255),
+                                    (120, 160, 200), (0, 120, 130), (0, 70, 255), (0, 255, 255),
+                                    (255, 0, 255), (255, 255, 255), (190, 255, 0),
+                                    (255, 255, 0))))
 """RGB of the outline of each structure and each kind of lesion."""
 
-
-def outlines(image: np.ndarray, masks: dict[str, np.ndarray], colours: dict[str, tuple[int, int, int]]) -> np.ndarray:
-    """A copy of `image` (uint8 [S, S, 3]) with the border pixels of those `masks` (bool [S, S]) that have a colour."""
+# %% ../nbs/05_explore.ipynb #78ec1b53
+def outlines(image: np.ndarray, masks: dict[str, np.ndarray],
+             colours: dict[str, tuple[int, int, int]]) -> np.ndarray:
+    """A copy of `image` (uint8 [S, S, 3]) with the border pixels of those `masks` (bool [S, S])
+    that have a colour."""
     drawn = image.copy()
     for name, colour in colours.items():
         mask = masks[name].astype(np.uint8)
         drawn[(mask - cv2.erode(mask, np.ones((3, 3), np.uint8))) > 0] = colour
     return drawn
 
-
-def eye_figure(image: np.ndarray, eye: SimulatedEye | None = None, cell_inches: float = 2.6) -> Figure:
-    """The photograph (uint8 [S, S, 3]) and, with the simulated `eye` that it shows, its structures and its lesions outlined, with their names."""
-    if eye is None: return image_grid([image], ["photograph"], cell_inches=cell_inches)
-    shown = [{name: colour for name, colour in colours.items() if eye.masks[name].any()} for colours in (STRUCTURE_COLOURS, LESION_COLOURS)]
-    figure = image_grid([image, *(outlines(eye.image, eye.masks, colours) for colours in shown)], ["photograph", "structures", "lesions"],
-                        cell_inches=cell_inches)
-    lines = [Line2D([], [], linewidth=4, color=np.array(colour) / 255, label=name.replace("_", " ")) for colours in shown for name, colour in colours.items()]
-    figure.set_figheight(figure.get_figheight() + .2 * -(-len(lines) // 4))
-    figure.legend(handles=lines, loc="outside lower center", ncols=4, fontsize=8, facecolor="#bbbbbb", frameon=True)
+# %% ../nbs/05_explore.ipynb #fc2e9d12
+def eye_figure(image: np.ndarray, eye: SimulatedEye | None = None,
+               cell_inches: float = 2.6) -> Figure:
+    """The photograph (uint8 [S, S, 3]) and, with the simulated `eye` that it shows, its structures
+    and its lesions outlined, with their names."""
+    if eye is None:
+        return image_grid([image], ["photograph"], cell_inches=cell_inches)
+    shown = [{name: colour for name, colour in colours.items() if eye.masks[name].any()}
+             for colours in (STRUCTURE_COLOURS, LESION_COLOURS)]
+    figure = image_grid([image, *(outlines(eye.image, eye.masks, colours)
+                                  for colours in shown)], ["photograph", "structures",
+        "lesions"], cell_inches=cell_inches)
+    lines = [Line2D([], [], linewidth=4, color=np.array(colour) / 255,
+                    label=name.replace("_", " ")) for colours in shown
+             for name, colour in colours.items()]
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(lines) // 4))
+    figure.legend(handles=lines, loc="outside lower center", ncols=4, fontsize=8,
+                  facecolor="#bbbbbb", frameon=True)
     return figure
 
 # %% ../nbs/05_explore.ipynb #364346fc
-def draw_again(image_id: str, image: np.ndarray, seed: int, render_size: int, cameras: str = "many") -> SimulatedEye | None:
-    """The simulated eye behind a stored photograph (uint8 [S, S, 3]); None where another one comes out, or it is not simulated.
+def draw_again(image_id: str, image: np.ndarray, seed: int, render_size: int,
+               cameras: str = "many") -> SimulatedEye | None:
+    """The simulated eye behind a stored photograph (uint8 [S, S, 3]); None where another one comes
+    out, or it is not simulated.
 
-    `seed`, `render_size` [pixels] and `cameras` ("one" or "many") are those that the data set was made with.
+    `seed`, `render_size` [pixels] and `cameras` ("one" or "many") are those that the data set was
+    made with.
     """
     found = re.fullmatch(r"sim-(\d+)-(OD|OS)", image_id)
-    if not found: return None
+    if not found:
+        return None
     eye = simulate_patient((seed, int(found[1])), render_size, cameras)[found[2] == "OS"]
     return eye if np.array_equal(resize(eye.image, len(image)), image) else None
 
 # %% ../nbs/05_explore.ipynb #5b8af054
 def with_cup(geometry: Geometry, ratio: float) -> Geometry:
-    """The geometry with another vertical cup-to-disc `ratio` (0..1), the cup as far off centre as its rim allows; a swollen disc keeps its own."""
-    if geometry.swollen: return geometry
+    """The geometry with another vertical cup-to-disc `ratio` (0..1), the cup as far off centre as
+    its rim allows; a swollen disc keeps its own."""
+    if geometry.swollen:
+        return geometry
     room = (1 - ratio) / (1 - geometry.cup_to_disc_ratio)
-    return replace(geometry, cup_to_disc_ratio=ratio, cup_shift=tuple(room * s for s in geometry.cup_shift))
+    return replace(geometry, cup_to_disc_ratio=ratio,
+                   cup_shift=tuple(room * s for s in geometry.cup_shift))
 
 # %% ../nbs/05_explore.ipynb #fc857237
-def slider_plan(seed: int, eye: str, dr_grade: int, glaucoma: bool, other: str, quality: str, field: str) -> Plan:
-    """The plan of an eye; which vein is occluded and how far macular degeneration has gone are drawn. UserError for an eye that is never simulated."""
+def slider_plan(seed: int, eye: str, dr_grade: int, glaucoma: bool, other: str, quality: str,
+                field: str) -> Plan:
+    """The plan of an eye; which vein is occluded and how far macular degeneration has gone are
+    drawn. UserError for an eye that is never simulated."""
     said = other.replace("_", " ")
-    if other and dr_grade: raise UserError(f"{said} is simulated in eyes without retinopathy only: set the DR grade to 0, or choose no other disease")
-    if glaucoma and other in NO_GLAUCOMA: raise UserError(f"{said} is simulated without glaucoma only: untick glaucoma, or choose another disease")
+    if other and dr_grade:
+        raise UserError(f"{said} is simulated in eyes without retinopathy only: set the DR "
+                        "grade to 0, or choose no other disease")
+    if glaucoma and other in NO_GLAUCOMA:
+        raise UserError(f"{said} is simulated without glaucoma only: untick glaucoma, or "
+                        "choose another disease")
     rng = default_rng([seed, 0])
-    occluded = {"branch_retinal_vein_occlusion": ("upper_temporal", "lower_temporal")[rng.integers(2)], "central_retinal_vein_occlusion": "all"}
-    return Plan(eye, dr_grade, glaucoma, other, quality, field, occluded.get(other, ""), other == "age_related_macular_degeneration" and rng.random() < .5)
+    occluded = {"branch_retinal_vein_occlusion":
+                ("upper_temporal", "lower_temporal")[rng.integers(2)],
+                "central_retinal_vein_occlusion": "all"}
+    return Plan(eye, dr_grade, glaucoma, other, quality, field, occluded.get(other, ""),
+                other == "age_related_macular_degeneration" and rng.random() < 0.5)
 
-
+# %% ../nbs/05_explore.ipynb #68a4aa3e
 def slider_patient(seed: int, pigmentation: float, disc_radius: float, camera: int) -> Patient:
-    """The patient of a seed with another pigmentation (0 fair to 1 dark), disc radius (share of the image width) and camera (0: the plain one)."""
+    """The patient of a seed with another pigmentation (0 fair to 1 dark), disc radius (share of the
+    image width) and camera (0: the plain one)."""
     patient = draw_patient(default_rng([seed]))
-    return replace(patient, pigmentation=pigmentation, disc_radius=disc_radius, camera=draw_camera(default_rng([camera])) if camera else Camera())
+    return replace(patient, pigmentation=pigmentation, disc_radius=disc_radius,
+                   camera=draw_camera(default_rng([camera])) if camera else Camera())
 
-
-def eye_from_sliders(seed: int, eye: str = "OD", dr_grade: int = 0, glaucoma: bool = False, other: str = "", quality: str = "good", field: str = "macula_centred",
-                     pigmentation: float = .5, cup_to_disc_ratio: float = .35, disc_radius: float = .066, camera: int = 0, render_size: int = 256) -> SimulatedEye:
+# %% ../nbs/05_explore.ipynb #bd04cbb3
+def eye_from_sliders(seed: int, eye: str = "OD", dr_grade: int = 0, glaucoma: bool = False,
+                     other: str = "", quality: str = "good", field: str = "macula_centred",
+                     pigmentation: float = 0.5, cup_to_disc_ratio: float = 0.35,
+                     disc_radius: float = 0.066, camera: int = 0,
+                     render_size: int = 256) -> SimulatedEye:
     """The eye that the sliders stand for; the same values give the same eye.
 
     Parameters
@@ -190,8 +249,11 @@ def eye_from_sliders(seed: int, eye: str = "OD", dr_grade: int = 0, glaucoma: bo
         the simulator draws no such eye.
     """
     low, high = CUP_RANGES[glaucoma]
-    if not low <= cup_to_disc_ratio <= high: raise UserError(f"cup-to-disc ratio {cup_to_disc_ratio}: {low} to {high} {'with' if glaucoma else 'without'} glaucoma")
-    plan, patient = slider_plan(seed, eye, dr_grade, glaucoma, other, quality, field), slider_patient(seed, pigmentation, disc_radius, camera)
+    if not low <= cup_to_disc_ratio <= high:
+        raise UserError(f"cup-to-disc ratio {cup_to_disc_ratio}: {low} to {high} "
+                        f"{'with' if glaucoma else 'without'} glaucoma")
+    plan, patient = slider_plan(seed, eye, dr_grade, glaucoma, other, quality,
+                                field), slider_patient(seed, pigmentation, disc_radius, camera)
     first, *rest = (default_rng([seed, 1 + k]) for k in range(1 + len(PARTS)))
     geometry = with_cup(draw_geometry(first, patient, plan), cup_to_disc_ratio)
     return draw_eye(dict(zip(PARTS, rest)), patient, plan, geometry, render_size)
@@ -201,27 +263,36 @@ FULL_CHANGE = 128  # grey levels; more is as bright
 
 
 def difference_picture(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Largest change of a channel at each pixel of two uint8 [S, S, 3], as colour: black for none, pale yellow for `FULL_CHANGE` and more."""
+    """Largest change of a channel at each pixel of two uint8 [S, S, 3], as colour: black for none,
+    pale yellow for `FULL_CHANGE` and more."""
     change = np.abs(first.astype(int) - second.astype(int)).max(axis=2)
     return plt.get_cmap("magma")(np.clip(change / FULL_CHANGE, 0, 1), bytes=True)[..., :3]
 
-
+# %% ../nbs/05_explore.ipynb #8b7b2197
 def changed_words(first: str, second: str) -> list[tuple[str, str]]:
-    """Where two prompts differ: (words of the first, words of the second), "" where words were added or taken out."""
+    """Where two prompts differ: (words of the first, words of the second), "" where words were
+    added or taken out."""
     one, two = first.split(), second.split()
     steps = difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes()
-    return [(" ".join(one[a:b]), " ".join(two[c:d])) for kind, a, b, c, d in steps if kind != "equal"]
+    return [(" ".join(one[a:b]), " ".join(two[c:d])) for kind, a, b, c, d in steps
+            if kind != "equal"]
 
+# %% ../nbs/05_explore.ipynb #32f717ac
+def prompt_figure(pairs: dict[str, np.ndarray], first: str, second: str,
+                  cell_inches: float = 2.2) -> Figure:
+    """A row for each checkpoint of `pairs` (name -> uint8 [2, S, S, 3]): the image of either
+    prompt, and their difference."""
+    images = [picture for one, two in pairs.values() for picture in (one, two,
+        difference_picture(one, two))]
+    return image_grid(images, [fill(first, 34), fill(second, 34), "difference"], list(pairs),
+                      cell_inches=cell_inches)
 
-def prompt_figure(pairs: dict[str, np.ndarray], first: str, second: str, cell_inches: float = 2.2) -> Figure:
-    """A row for each checkpoint of `pairs` (name -> uint8 [2, S, S, 3]): the image of either prompt, and their difference."""
-    images = [picture for one, two in pairs.values() for picture in (one, two, difference_picture(one, two))]
-    return image_grid(images, [fill(first, 34), fill(second, 34), "difference"], list(pairs), cell_inches=cell_inches)
-
-
+# %% ../nbs/05_explore.ipynb #027f1a33
 def find_checkpoints(folder) -> dict[str, Path]:
-    """Name and folder of those of the two training steps, pretrain and finetune, whose checkpoint is in `folder`."""
-    return {name: Path(folder) / name for name in ("pretrain", "finetune") if (Path(folder) / name / "model_index.json").is_file()}
+    """Name and folder of those of the two training steps, pretrain and finetune, whose checkpoint
+    is in `folder`."""
+    return {name: Path(folder) / name for name in ("pretrain", "finetune")
+            if (Path(folder) / name / "model_index.json").is_file()}
 
 # %% ../nbs/05_explore.ipynb #1213089c
 class Study(NamedTuple):
@@ -230,9 +301,10 @@ class Study(NamedTuple):
     scores: dict
     figure: bytes
 
-
+# %% ../nbs/05_explore.ipynb #ea5df346
 def open_study(root, key_file: str = "", answer_files: str = "") -> Study:
-    """The study of a key and of the answers that a pattern such as `my_study/answers-*.json` names, below `root` or absolute; without a key the run's.
+    """The study of a key and of the answers that a pattern such as `my_study/answers-*.json` names,
+    below `root` or absolute; without a key the run's.
 
     Raises
     ------
@@ -242,36 +314,49 @@ def open_study(root, key_file: str = "", answer_files: str = "") -> Study:
     root = Path(root)
     if not key_file:
         scores = read_json(root / "data/results/reader_study.json")
-        return Study(f"{scores['n_readers']} simulated readers, {scores['n_items']} photographs", scores, (root / "data/results/reader_study.png").read_bytes())
+        return Study(f"{scores['n_readers']} simulated readers, {scores['n_items']} "
+                     "photographs", scores, (root / "data/results/reader_study.png")
+                     .read_bytes())
     files = sorted(glob.glob(answer_files, root_dir=root))
-    if not files: raise UserError(f"{answer_files or 'answers'}: no such file; name those that the readers sent, such as my_study/answers-*.json")
+    if not files:
+        raise UserError(f"{answer_files or 'answers'}: no such file; name those that the "
+                        "readers sent, such as my_study/answers-*.json")
     _, answers = read_study(root / key_file, [root / file for file in files])
     scores = study_scores(answers)
     title = f"{scores['n_readers']} readers, {scores['n_items']} photographs"
     return Study(title, scores, figure_bytes(draw_study(answers, scores, title)))
 
 # %% ../nbs/05_explore.ipynb #63215065
-MEASURES = {"accuracy": .5, "sensitivity": None, "specificity": None, "d_prime": 0, "criterion": 0, "auc": .5}
+MEASURES = {"accuracy": 0.5, "sensitivity": None, "specificity": None, "d_prime": 0,
+            "criterion": 0, "auc": 0.5}
 """What is measured of readers, with its value where nothing can be told."""
 
 
 def with_pooled(scores: dict) -> dict:
-    """The scores with a row "pooled" among the readers: all judgements as if independent, so its intervals are too narrow."""
-    return scores | {"readers": scores["readers"] | {"pooled": {name: scores["pooled"][name] for name in MEASURES if name in scores["pooled"]}}}
+    """The scores with a row "pooled" among the readers: all judgements as if independent, so its
+    intervals are too narrow."""
+    return scores | {"readers": scores["readers"] | {"pooled":
+        {name: scores["pooled"][name] for name in MEASURES if name in scores["pooled"]}}}
 
-
+# %% ../nbs/05_explore.ipynb #012684e7
 def study_table(scores: dict) -> pd.DataFrame:
-    """One row a reader, then pooled and averaged over readers; every measure with its interval, as text."""
+    """One row a reader, then pooled and averaged over readers; every measure with its interval, as
+    text."""
     return score_table(with_pooled(scores)).fillna("-")
 
-
+# %% ../nbs/05_explore.ipynb #3104e0b1
 def measure_figure(scores: dict, measure: str) -> Figure:
-    """One of `MEASURES` with its interval for each reader, pooled and averaged; a line where nothing can be told."""
+    """One of `MEASURES` with its interval for each reader, pooled and averaged; a line where
+    nothing can be told."""
     rows = with_pooled(scores)["readers"] | {"all readers": scores["averaged"]}
     rows = {name: row[measure] for name, row in rows.items() if measure in row}
-    figure, axis = plt.subplots(figsize=(7.5, 1 + .35 * len(rows)))
-    colours = [{"pooled": PALETTE["warning"], "all readers": PALETTE["dark"]}.get(name, PALETTE["light"]) for name in rows]
-    interval_bars(axis, list(rows), *([row[key] for row in rows.values()] for key in ("value", "low", "high")), colours)
-    if MEASURES[measure] is not None: axis.axvline(MEASURES[measure], color="black", linewidth=.8)
-    axis.set_xlabel({"d_prime": "d′ (ability to tell synthetic from real)", "auc": "area under the ROC curve"}.get(measure, measure))
+    figure, axis = plt.subplots(figsize=(7.5, 1 + 0.35 * len(rows)))
+    colours = [{"pooled": PALETTE["warning"],
+                "all readers": PALETTE["dark"]}.get(name, PALETTE["light"]) for name in rows]
+    interval_bars(axis, list(rows), *([row[key] for row in rows.values()]
+                                      for key in ("value", "low", "high")), colours)
+    if MEASURES[measure] is not None:
+        axis.axvline(MEASURES[measure], color="black", linewidth=0.8)
+    axis.set_xlabel({"d_prime": "d′ (ability to tell synthetic from real)",
+                     "auc": "area under the ROC curve"}.get(measure, measure))
     return figure

@@ -27,14 +27,17 @@ def set_style() -> None:
     sns.set_theme(style="ticks", context="notebook", palette=list(PALETTE.values()))
     plt.rcParams.update({
         "figure.dpi": 90, "savefig.dpi": 90, "figure.constrained_layout.use": True,
-        "font.size": 11, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.titleweight": "bold",
+        "font.size": 11, "axes.titlesize": 12, "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-        "axes.grid": True, "grid.alpha": 0.25, "image.interpolation": "nearest", "svg.hashsalt": "retinalogos",
+        "axes.grid": True, "grid.alpha": 0.25, "image.interpolation": "nearest",
+        "svg.hashsalt": "retinalogos",
     })
 
 # %% ../nbs/02_figures.ipynb #cfc4819a
 def grid_shape(n_images: int, columns: int | None = None) -> tuple[int, int]:
-    """Rows and columns of a grid of `n_images` (at least 1); without `columns`, about as wide as 8 images."""
+    """Rows and columns of a grid of `n_images` (at least 1); without `columns`, about as wide as 8
+    images."""
     if n_images < 1:
         raise ValueError("a grid needs at least one image")
     columns = columns or min(n_images, 8)
@@ -51,7 +54,7 @@ def _show_cell(axis, image) -> None:
     else:
         axis.set_visible(False)
 
-
+# %% ../nbs/02_figures.ipynb #5e332806
 def _label_grid(axes, column_titles, row_titles) -> None:
     """Words above the columns and before the rows of a grid of axes."""
     for axis, title in zip(axes[0], column_titles or []):
@@ -67,15 +70,18 @@ def image_grid(images, column_titles=None, row_titles=None, columns: int | None 
     Parameters
     ----------
     images : sequence of uint8 [H, W, 3] or [H, W], or one array [N, H, W, 3].
-    column_titles, row_titles : words above the columns and before the rows; the titles fix the number of columns.
+    column_titles, row_titles : words above the columns and before the rows; the titles fix the
+        number of columns.
     columns : number of columns where no column title is given.
     cell_inches : width of one image on the page.
     caption : one line under the grid: how many images, which seeds.
     """
     columns = columns or (len(column_titles) if column_titles is not None else None)
     rows, columns = grid_shape(len(images), columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(columns * cell_inches + 0.6 * bool(row_titles), rows * cell_inches + 0.3),
-                             squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(rows, columns,
+                             figsize=(columns * cell_inches + 0.6 * bool(row_titles),
+                                      rows * cell_inches + 0.3), squeeze=False,
+                             layout="constrained")
     for k, axis in enumerate(axes.flat):
         _show_cell(axis, images[k] if k < len(images) else None)
     _label_grid(axes, column_titles, row_titles)
@@ -86,7 +92,8 @@ def image_grid(images, column_titles=None, row_titles=None, columns: int | None 
 
 # %% ../nbs/02_figures.ipynb #a4fa669a
 def interval_bars(axis, labels, values, lows, highs, colours=None) -> None:
-    """Points with interval lines on `axis`, one per label, top to bottom; all sequences of one length."""
+    """Points with interval lines on `axis`, one per label, top to bottom; all sequences of one
+    length."""
     values, lows, highs = (np.asarray(v, dtype=float) for v in (values, lows, highs))
     positions = np.arange(len(values))
     colours = colours if colours is not None else [PALETTE["synthetic"]] * len(values)
@@ -97,7 +104,8 @@ def interval_bars(axis, labels, values, lows, highs, colours=None) -> None:
 
 # %% ../nbs/02_figures.ipynb #712cc76f
 def save_figure(fig: Figure, path, max_kilobytes: float = 100.0) -> Path:
-    """Write `fig` to the PNG `path`, closed, the same bytes for the same figure; returns the path."""
+    """Write `fig` to the PNG `path`, closed, the same bytes for the same figure; returns the path.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = _png_bytes(fig)
@@ -110,19 +118,21 @@ def save_figure(fig: Figure, path, max_kilobytes: float = 100.0) -> Path:
     plt.close(fig)
     return path
 
-
+# %% ../nbs/02_figures.ipynb #c733be65
 def _png_bytes(fig: Figure) -> bytes:
     """The figure as PNG without date or version."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", metadata={"Software": None}, facecolor="white")
     return buffer.getvalue()
 
-
+# %% ../nbs/02_figures.ipynb #c4a529b6
 def _fewer_colours(content: bytes, colours: int) -> bytes:
-    """A PNG again, with a palette of at most `colours`, an eighth of them greys, so that text keeps its black and paper its white."""
+    """A PNG again, with a palette of at most `colours`, an eighth of them greys, so that text keeps
+    its black and paper its white."""
     picture, greys = Image.open(io.BytesIO(content)).convert("RGB"), colours // 8
     palette = Image.new("P", (1, 1))
-    palette.putpalette([value for k in range(greys) for value in [255 * k // (greys - 1)] * 3] + picture.quantize(colours - greys).getpalette()[:3 * (colours - greys)])
+    palette.putpalette([value for k in range(greys) for value in [255 * k // (greys - 1)] * 3]
+                       + picture.quantize(colours - greys).getpalette()[:3 * (colours - greys)])
     buffer = io.BytesIO()
     picture.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -24,17 +24,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
-from .config import (STAGES, UserError, atomic_path, did_you_mean, load_params, project_root, remove_leftovers, temporary_beside,
+from .config import (STAGES, UserError, atomic_path, did_you_mean, load_params,
+                                project_root, remove_leftovers, temporary_beside,
                                 stage_parameters, write_json)
 
 # %% ../nbs/03_stage.ipynb #14864702
 def find_notebook(stage: str, root: Path) -> Path:
-    "The notebook of `stage`, such as `nbs/stages/03_pretrain.ipynb`; UserError if there is none or more than one."
+    """The notebook of `stage`, such as `nbs/stages/03_pretrain.ipynb`; UserError if there is none
+    or more than one."""
     if stage not in STAGES:
         raise UserError(f"no stage '{stage}'{did_you_mean(stage, STAGES)}")
     found = sorted((Path(root) / "nbs/stages").glob(f"[0-9][0-9]_{stage}.ipynb"))
     if len(found) != 1:
-        raise UserError(f"stage '{stage}': expected one nbs/stages/NN_{stage}.ipynb, found {len(found)}")
+        raise UserError(f"stage '{stage}': expected one nbs/stages/NN_{stage}.ipynb, found "
+                        f"{len(found)}")
     return found[0]
 
 # %% ../nbs/03_stage.ipynb #bee306eb
@@ -45,35 +48,40 @@ def read_notebook(path: Path):
         return nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat has one for each way in which a file may be none
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path}: not a notebook that can be read ({reason}); bring it back with `git checkout {path.name}`") from None
+        raise UserError(f"{path}: not a notebook that can be read ({reason}); bring it back "
+                        f"with `git checkout {path.name}`") from None
 
-
+# %% ../nbs/03_stage.ipynb #7d0dbca7
 def parameters_cell(notebook: Path) -> str:
-    "Source of the one cell tagged `parameters`."
+    """Source of the one cell tagged `parameters`."""
     cells = read_notebook(notebook).cells
     tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
     if len(tagged) != 1:
-        raise UserError(f"{notebook.name}: expected one cell tagged 'parameters', found {len(tagged)}")
+        raise UserError(f"{notebook.name}: expected one cell tagged 'parameters', found "
+                        f"{len(tagged)}")
     return tagged[0]
 
 # %% ../nbs/03_stage.ipynb #2a22abe4
 def notebook_parameters(notebook: Path) -> dict:
-    "Names and literals in the `parameters` cell; UserError for anything but `name = literal`."
+    """Names and literals in the `parameters` cell; UserError for anything but `name = literal`."""
     found = {}
     for line in ast.parse(parameters_cell(notebook)).body:
         try:
             found[line.targets[0].id] = ast.literal_eval(line.value)
         except (AttributeError, ValueError):
-            raise UserError(f"{notebook.name}: parameters cell, line {line.lineno}: expected `name = literal`, "
-                            f"found `{ast.unparse(line)}`") from None
+            raise UserError(
+                f"{notebook.name}: parameters cell, line {line.lineno}: expected `name "
+                "= literal`, " f"found `{ast.unparse(line)}`") from None
     return found
 
 # %% ../nbs/03_stage.ipynb #fa35baa0
 def check_parameters(notebook: Path, given: dict):
-    "Raise UserError unless the parameters cell of `notebook` names exactly the keys of `given`."
+    """Raise UserError unless the parameters cell of `notebook` names exactly the keys of `given`.
+    """
     named = notebook_parameters(notebook)
     unknown = [f"no parameter '{k}' for this key of params.yaml" for k in given if k not in named]
-    extra = [f"parameter '{k}' is not in params.yaml{did_you_mean(k, list(given))}" for k in named if k not in given]
+    extra = [f"parameter '{k}' is not in params.yaml{did_you_mean(k, list(given))}"
+             for k in named if k not in given]
     if unknown or extra:
         raise UserError(f"{notebook.name}: parameters cell: " + "; ".join(unknown + extra))
 
@@ -81,7 +89,8 @@ def check_parameters(notebook: Path, given: dict):
 def imported_modules(source: str, module: str = "") -> set[str]:
     """The `retinalogos` modules that `source` imports, as dotted names without `retinalogos.`.
 
-    `module` is the name of `source` itself, from which relative imports start (nbdev writes `from ..config import` into modules).
+    `module` is the name of `source` itself, from which relative imports start (nbdev writes `from
+    ..config import` into modules).
     """
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -95,13 +104,16 @@ def imported_modules(source: str, module: str = "") -> set[str]:
 
 # %% ../nbs/03_stage.ipynb #45932ced
 def notebook_source(notebook: Path) -> str:
-    "All code cells of `notebook`, shell and magic lines left out."
+    """All code cells of `notebook`, shell and magic lines left out."""
     import nbformat
     cells = [c.source for c in read_notebook(notebook).cells if c.cell_type == "code"]
-    return "\n".join(line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("%", "!")))
+    return "\n".join(line for cell in cells
+                     for line in cell.splitlines() if not line.lstrip().startswith(("%", "!")))
 
+# %% ../nbs/03_stage.ipynb #c371c2fc
 def code_dependencies(notebook: Path, root: Path, shows_only=False) -> list[str]:
-    "Module files that `notebook` imports, directly or not, such as `retinalogos/eye/records.py`."
+    """Module files that `notebook` imports, directly or not, such as `retinalogos/eye/records.py`.
+    """
     found, todo = set(), imported_modules(notebook_source(notebook))
     ignored = {"config"} | ({"figures"} if shows_only else set())
     while todo:
@@ -117,16 +129,18 @@ def outputs_of(content: dict) -> list[str]:
     """Paths that a stage of `dvc.yaml` writes."""
     return [next(iter(out)) if isinstance(out, dict) else out for out in content["outs"]]
 
-
+# %% ../nbs/03_stage.ipynb #a9e789e0
 def write_dependencies(root: Path) -> list[str]:
-    """Write the code that each stage depends on into the `dvc.yaml` of `root`; returns the stages whose list changed."""
+    """Write the code that each stage depends on into the `dvc.yaml` of `root`; returns the stages
+    whose list changed."""
     from ruamel.yaml import YAML
     file, changed = Path(root) / "dvc.yaml", []
     lines = file.read_text(encoding="utf-8").splitlines()
     for stage, content in YAML(typ="safe").load("\n".join(lines))["stages"].items():
         notebook = find_notebook(stage, root)
         draws = any(path.endswith(".png") for path in outputs_of(content))
-        code = [str(notebook.relative_to(root)), *code_dependencies(notebook, root, shows_only=not draws)]
+        code = [str(notebook.relative_to(root)),
+                *code_dependencies(notebook, root, shows_only=not draws)]
         wanted = code + [path for path in content["deps"] if path.startswith("data/")]
         if wanted != content["deps"]:
             start = lines.index("    deps:", lines.index(f"  {stage}:")) + 1
@@ -139,38 +153,43 @@ def write_dependencies(root: Path) -> list[str]:
 
 # %% ../nbs/03_stage.ipynb #629f1bc2
 def stage_environment() -> dict[str, str]:
-    "What a stage's process is given beside the environment; what the user has set wins."
+    """What a stage's process is given beside the environment; what the user has set wins."""
     seldom = "1" if sys.stderr.isatty() else "15"
     ours = {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait are ten times slower beside other work
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TQDM_MININTERVAL": seldom,
-            # glibc gives freed memory back at once and asks again, page by page: training loses a seventh of its time to it
+            # glibc gives freed memory back at once and asks again, page by page: training loses a
+            # seventh of its time to it
             "MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
     return {name: os.environ.get(name, value) for name, value in ours.items()}
 
 # %% ../nbs/03_stage.ipynb #00b2dea3
 LONGEST_SOCKET = 100  # bytes in the path of a socket; systems allow 103 to 107
 
-
+# %% ../nbs/03_stage.ipynb #1077e16b
 def kernel_manager(folder: str) -> type:
-    "The class of a manager for an ipykernel of this very Python; sockets and connection file lie in `folder`."
+    """The class of a manager for an ipykernel of this very Python; sockets and connection file lie
+    in `folder`."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
     class ThisPython(AsyncKernelManager):
-        # jupyter_client interrupts a kernel before it ends it; where that comes late the kernel would print an error that is none
-        kernel_spec = KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=CRITICAL"]) | {"env": stage_environment()})
+        # jupyter_client interrupts a kernel before it ends it; where that comes late the kernel
+        # would print an error that is none
+        kernel_spec = KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=CRITICAL"])
+                                 | {"env": stage_environment()})
 
         def __init__(self, **kwargs):
             short = len(os.fsencode(folder)) < LONGEST_SOCKET - len("/kernel.json-ipc-10")
-            super().__init__(transport="ipc" if short else "tcp", connection_file=f"{folder}/kernel.json", **kwargs)
+            super().__init__(transport="ipc" if short else "tcp",
+                             connection_file=f"{folder}/kernel.json", **kwargs)
 
     return ThisPython
 
 # %% ../nbs/03_stage.ipynb #3bb34441
 def tree_memory() -> int:
-    "Resident bytes of this process and all below it."
+    """Resident bytes of this process and all below it."""
     import psutil
     total, here = 0, psutil.Process()
     for process in (here, *here.children(recursive=True)):
@@ -183,7 +202,8 @@ def tree_memory() -> int:
 # %% ../nbs/03_stage.ipynb #b54b3ba4
 @contextmanager
 def measured(every=0.5):
-    "Yield a dict that holds, when the block ends, `seconds`, `peak_memory_gb` (10^9 bytes) and `cores`."
+    """Yield a dict that holds, when the block ends, `seconds`, `peak_memory_gb` (10^9 bytes) and
+    `cores`."""
     found, done, peak = {}, threading.Event(), [tree_memory()]
 
     def watch():
@@ -198,15 +218,17 @@ def measured(every=0.5):
         done.set()
         thread.join()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        found.update(seconds=round(time.perf_counter() - start, 1), peak_memory_gb=round(peak[0] / 1e9, 3), cores=cores)
+        found.update(seconds=round(time.perf_counter() - start, 1),
+                     peak_memory_gb=round(peak[0] / 1e9, 3), cores=cores)
 
 # %% ../nbs/03_stage.ipynb #0269c834
 def settle_lines(text: str) -> str:
-    "`text` as a terminal shows it in the end: of each line, what stands after the last carriage return."
+    """`text` as a terminal shows it in the end: of each line, what stands after the last carriage
+    return."""
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
 def tidy_outputs(notebook):
-    "Settle the lines of every stream output of the executed `notebook`, in place."
+    """Settle the lines of every stream output of the executed `notebook`, in place."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
@@ -214,18 +236,20 @@ def tidy_outputs(notebook):
 
 # %% ../nbs/03_stage.ipynb #8b0c4b6c
 def _end_all():
-    "Kill every process below this one and end with status 130, at once."
+    """Kill every process below this one and end with status 130, at once."""
     import psutil
     for process in psutil.Process().children(recursive=True):
         process.kill()
     os._exit(130)
 
-
+# %% ../nbs/03_stage.ipynb #a1289652
 @contextmanager
 def stoppable(patience=120):
-    """While the block runs, Ctrl-C and SIGTERM interrupt the kernel; a second one, or `patience` seconds without an end, ends all processes.
+    """While the block runs, Ctrl-C and SIGTERM interrupt the kernel; a second one, or `patience`
+    seconds without an end, ends all processes.
 
-    Yields a list that holds the signal's name once it came. Without a kernel to interrupt, KeyboardInterrupt is raised.
+    Yields a list that holds the signal's name once it came. Without a kernel to interrupt,
+    KeyboardInterrupt is raised.
     """
     import psutil
     asked, timer = [], threading.Timer(patience, _end_all)
@@ -243,8 +267,10 @@ def stoppable(patience=120):
         if not kernels:
             raise KeyboardInterrupt
 
-    here = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    # elsewhere Python allows no handlers
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT,
+        signal.SIGTERM)} if here else {}
     try:
         yield asked
     finally:
@@ -254,7 +280,8 @@ def stoppable(patience=120):
 
 # %% ../nbs/03_stage.ipynb #960400d2
 def execute(notebook: Path, executed: Path, parameters: dict, cwd: Path, asked=()):
-    "Run `notebook` into `executed` with `parameters` unless `asked` to stop; papermill's PapermillExecutionError if a cell fails."
+    """Run `notebook` into `executed` with `parameters` unless `asked` to stop; papermill's
+    PapermillExecutionError if a cell fails."""
     def between_cells(cell, cell_index):  # where a kernel ignores the signal
         if asked:
             raise StageStopped
@@ -262,11 +289,13 @@ def execute(notebook: Path, executed: Path, parameters: dict, cwd: Path, asked=(
     import nbformat
     from papermill import execute_notebook
     executed.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="retinalogos-") as folder, temporary_beside(executed, folder=True) as beside:
+    with (TemporaryDirectory(prefix="retinalogos-") as folder,
+          temporary_beside(executed, folder=True) as beside):
         raw = beside / notebook.name
         try:
-            execute_notebook(notebook, raw, parameters, cwd=cwd, kernel_name="python3", language="python",
-                             kernel_manager_class=kernel_manager(folder), progress_bar=False, on_cell_start=between_cells,
+            execute_notebook(notebook, raw, parameters, cwd=cwd, kernel_name="python3",
+                             language="python", kernel_manager_class=kernel_manager(folder),
+                             progress_bar=False, on_cell_start=between_cells,
                              stdout_file=sys.stdout, stderr_file=sys.stderr)
         finally:
             if raw.exists():
@@ -276,26 +305,29 @@ def execute(notebook: Path, executed: Path, parameters: dict, cwd: Path, asked=(
                     nbformat.write(content, temporary)
 
 # %% ../nbs/03_stage.ipynb #dd6c07ba
-SYSTEM_ERRORS = ("OSError", "PermissionError", "FileNotFoundError", "FileExistsError", "NotADirectoryError", "IsADirectoryError", "BlockingIOError")
+SYSTEM_ERRORS = ("OSError", "PermissionError", "FileNotFoundError", "FileExistsError",
+                 "NotADirectoryError", "IsADirectoryError", "BlockingIOError")
 
 
 def explain_system(error: str) -> str:
     """An error of the operating system in one line, with what to do about a full disk."""
     line = (error.splitlines() or ["an error of the system"])[0]
     if "No space left" in line or "Disk quota" in line:
-        line += f"; make room there and run again (temporary files are in {gettempdir()}, results in data; TMPDIR sets the first)"
+        line += ("; make room there and run again (temporary files are in "
+                 f"{gettempdir()}, results in data; TMPDIR sets the first)")
     return line
 
-
+# %% ../nbs/03_stage.ipynb #b0759191
 def explain(error, executed: Path, lines=12) -> str:
-    """What went wrong in the notebook, for a person: a UserError's message alone, otherwise the end of the traceback."""
+    """What went wrong in the notebook, for a person: a UserError's message alone, otherwise the end
+    of the traceback."""
     kind = getattr(error, "ename", None)
     if kind == "UserError":
         return error.evalue
     if kind in SYSTEM_ERRORS:
         return f"{explain_system(error.evalue)}\nexecuted notebook: {executed}"
     if not hasattr(error, "traceback"):
-        return f"the notebook's process ended: {error} (out of memory?)\nexecuted notebook: {executed}"
+        return f"the notebook's process ended: {error} (out of memory?)\nexecuted " f"notebook: {executed}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     return "\n".join([*text.splitlines()[-lines:], f"executed notebook: {executed}"])
 
@@ -310,15 +342,17 @@ def lock_is_whole(text: str) -> bool:
     except Exception:  # not YAML, or not of DVC's form
         return False
 
-
+# %% ../nbs/03_stage.ipynb #7b2a34f5
 def free_locks(root: Path) -> str:
-    """Remove `.dvc/tmp/rwlock` where a kill has cut it, or left names of processes that are no longer DVC's; returns what was done."""
+    """Remove `.dvc/tmp/rwlock` where a kill has cut it, or left names of processes that are no
+    longer DVC's; returns what was done."""
     file = root / ".dvc/tmp/rwlock"
     if not file.is_file():
         return ""
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
-        owners = {entry["pid"] for path in held.values() for entry in [*path.get("read", []), *filter(None, [path.get("write")])]}
+        owners = {entry["pid"] for path in held.values() for entry in [*path.get("read", []),
+            *filter(None, [path.get("write")])]}
         if any(_is_dvc(pid) for pid in owners):
             return ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -337,21 +371,25 @@ def _is_dvc(pid: int) -> bool:
 
 # %% ../nbs/03_stage.ipynb #3bbf147f
 def mend_lock(root: str | Path | None = None) -> str:
-    """Put `dvc.lock` back if a kill has cut it: from the copy of the last stage, else from git. Returns what was done, or ""."""
+    """Put `dvc.lock` back if a kill has cut it: from the copy of the last stage, else from git.
+    Returns what was done, or ""."""
     root = Path(root) if root else project_root()
     lock, kept = root / "dvc.lock", root / "data/run/dvc.lock"
     text = lock.read_text(encoding="utf-8", errors="replace") if lock.is_file() else None
     if text is None or lock_is_whole(text):
         return ""
     if "<<<<<<<" in text:
-        raise UserError(f"{lock} holds marks of a merge: choose one side, as `git checkout --ours dvc.lock` does")
+        raise UserError(f"{lock} holds marks of a merge: choose one side, as `git checkout "
+                        "--ours dvc.lock` does")
     copy = kept.read_text(encoding="utf-8", errors="replace") if kept.is_file() else ""
     where = "the copy of the last stage"
     if not lock_is_whole(copy):
-        done = subprocess.run(["git", "show", "HEAD:./dvc.lock"], cwd=root, text=True, capture_output=True)
+        done = subprocess.run(["git", "show", "HEAD:./dvc.lock"], cwd=root, text=True,
+                              capture_output=True)
         copy, where = done.stdout, "git"
     if not lock_is_whole(copy):
-        raise UserError(f"{lock}: cut, and no whole copy is left; remove it: `dvc repro` makes it again, finished stages come from DVC's cache")
+        raise UserError(f"{lock}: cut, and no whole copy is left; remove it: `dvc repro` makes "
+                        "it again, finished stages come from DVC's cache")
     with atomic_path(lock) as temporary:
         temporary.write_text(copy, encoding="utf-8")
     return f"dvc.lock was cut while it was written: put back from {where}; nothing is lost"
@@ -367,13 +405,16 @@ def keep_lock(root: Path):
         with atomic_path(root / "data/run/dvc.lock") as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-
+# %% ../nbs/03_stage.ipynb #51c9c69b
 def prepare(root: Path):
-    """Refuse what DVC would refuse at the end, remove what dead processes left, and keep `dvc.lock`."""
+    """Refuse what DVC would refuse at the end, remove what dead processes left, and keep
+    `dvc.lock`."""
     data = root / "data"
     if data.is_symlink():
-        raise UserError(f"{data} is a link, which DVC does not accept for its outputs: make it a folder of the repository. For more room move "
-                        "the whole repository, or DVC's cache: `dvc cache dir /large/disk/cache`")
+        raise UserError(f"{data} is a link, which DVC does not accept for its outputs: make it "
+                        "a folder of the repository. For more room move "
+                        "the whole repository, or DVC's cache: `dvc cache dir "
+                        "/large/disk/cache`")
     if data.is_file():
         raise UserError(f"{data} is a file: stages write into a folder of that name; move it away")
     for folder in {left.parent for kind in (".part-*", ".old-*") for left in data.rglob(kind)}:
@@ -382,15 +423,18 @@ def prepare(root: Path):
 
 # %% ../nbs/03_stage.ipynb #816a14d9
 class StageFailed(RuntimeError):
-    "A cell of the stage's notebook raised; the message says what."
+    """A cell of the stage's notebook raised; the message says what."""
+
 
 class StageStopped(RuntimeError):
-    "Ctrl-C or SIGTERM ended the stage."
+    """Ctrl-C or SIGTERM ended the stage."""
 
+# %% ../nbs/03_stage.ipynb #f869703b
 def run_stage(stage: str, root: str | Path | None = None) -> dict:
     """Check the parameters of `stage`, run its notebook from `root` and note what it cost.
 
-    Returns `{"stage", "seconds", "peak_memory_gb", "cores"}`, also written to `data/run/<stage>.json`.
+    Returns `{"stage", "seconds", "peak_memory_gb", "cores"}`, also written to
+    `data/run/<stage>.json`.
 
     Raises
     ------
@@ -399,11 +443,14 @@ def run_stage(stage: str, root: str | Path | None = None) -> dict:
     StageStopped : Ctrl-C or SIGTERM
     """
     root = Path(root) if root else project_root()
-    notebook, parameters = find_notebook(stage, root), stage_parameters(stage, load_params(root / "params.yaml"))
+    notebook, parameters = find_notebook(stage, root), stage_parameters(stage,
+        load_params(root / "params.yaml"))
     check_parameters(notebook, parameters)
     prepare(root)
-    rank = int(os.environ.get("RANK", 0))  # of several processes under `accelerate launch`; what they all do, the first writes down
-    executed = (Path(gettempdir(), f"retinalogos-rank-{rank}") if rank else root / "data/executed") / notebook.name
+    # of several processes under `accelerate launch`; what they all do, the first writes down
+    rank = int(os.environ.get("RANK", 0))
+    executed = (Path(gettempdir(), f"retinalogos-rank-{rank}") if rank
+                else root / "data/executed") / notebook.name
     print(f"== {stage}: started ({notebook.relative_to(root)})", flush=True)
     from papermill.exceptions import PapermillExecutionError
     from nbclient.exceptions import DeadKernelError
@@ -419,16 +466,20 @@ def run_stage(stage: str, root: str | Path | None = None) -> dict:
     found = {"stage": stage} | cost
     if not rank:
         write_json(root / f"data/run/{stage}.json", found)
-    print(f"== {stage}: done in {cost['seconds']:.0f} s, at most {cost['peak_memory_gb']:.1f} GB", flush=True)
+    print(f"== {stage}: done in {cost['seconds']:.0f} s, at most "
+          f"{cost['peak_memory_gb']:.1f} GB", flush=True)
     return found
 
 # %% ../nbs/03_stage.ipynb #db49d784
 def main(argv=None) -> int:
-    "`python -m retinalogos.stage NAME`: run one stage; returns the exit status."
-    parser = argparse.ArgumentParser("python -m retinalogos.stage", description="Run one stage of the pipeline.")
+    """`python -m retinalogos.stage NAME`: run one stage; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m retinalogos.stage",
+                                     description="Run one stage of the pipeline.")
     parser.add_argument("stage", metavar="NAME", nargs="?", help=", ".join(STAGES))
-    parser.add_argument("--mend", action="store_true", help="run none: put back a dvc.lock that a kill has cut")
-    parser.add_argument("--dependencies", action="store_true", help="run none: write the code that stages depend on into dvc.yaml")
+    parser.add_argument("--mend", action="store_true",
+                        help="run none: put back a dvc.lock that a kill has cut")
+    parser.add_argument("--dependencies", action="store_true",
+                        help="run none: write the code that stages depend on into dvc.yaml")
     args = parser.parse_args(argv)
     if bool(args.stage) + args.mend + args.dependencies != 1:
         parser.error("name one stage, or --mend, or --dependencies")
@@ -437,7 +488,8 @@ def main(argv=None) -> int:
             done = [*filter(None, [free_locks(project_root()), mend_lock()])]
             print("; ".join(done) or "dvc.lock is whole")
         elif args.dependencies:
-            print(", ".join(write_dependencies(project_root())) or "dvc.yaml is in step with the code")
+            print(", ".join(write_dependencies(project_root()))
+                  or "dvc.yaml is in step with the code")
         else:
             run_stage(args.stage)
     except (StageStopped, KeyboardInterrupt) as stopped:
@@ -451,5 +503,6 @@ def main(argv=None) -> int:
         return 1
     return 0
 
+# %% ../nbs/03_stage.ipynb #75dc6ec9
 if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
     sys.exit(main())

@@ -11,15 +11,19 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 # %% ../nbs/01_statistics.ipynb #f5ff7d6f
-def as_interval(value: float, low: float, high: float, n: int, seeds: int = 1, key: str = "value") -> dict:
-    """One number with its interval as plain Python, ready for JSON: `{key, low, high, n, seeds}`; NaN becomes None."""
+def as_interval(value: float, low: float, high: float, n: int, seeds: int = 1,
+                key: str = "value") -> dict:
+    """One number with its interval as plain Python, ready for JSON: `{key, low, high, n, seeds}`;
+    NaN becomes None."""
     def plain(number):
         return None if number is None or not np.isfinite(number) else float(round(float(number), 6))
-    return {key: plain(value), "low": plain(low), "high": plain(high), "n": int(n), "seeds": int(seeds)}
+    return {key: plain(value), "low": plain(low), "high": plain(high), "n": int(n),
+            "seeds": int(seeds)}
 
 # %% ../nbs/01_statistics.ipynb #35d65f62
 def wilson_interval(successes: int, n: int) -> dict:
-    """Proportion `successes / n` with Wilson's 95 % score interval; None everywhere where `n` is 0."""
+    """Proportion `successes / n` with Wilson's 95 % score interval; None everywhere where `n` is 0.
+    """
     if n == 0:
         return as_interval(np.nan, np.nan, np.nan, 0)
     low, high = proportion_confint(int(successes), int(n), method="wilson")
@@ -37,7 +41,7 @@ def _draw_rows(members: list, rng) -> np.ndarray:
     """Rows of as many groups as there are, drawn with replacement."""
     return np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))])
 
-
+# %% ../nbs/01_statistics.ipynb #56060095
 def _statistic_of_rows(statistic, arrays, rows) -> float:
     """The statistic of some rows, NaN where it is not defined (one class only, no spread)."""
     try:
@@ -51,22 +55,26 @@ def bootstrap_interval(statistic, *arrays, draws: int = 200, seed: int = 0, grou
 
     Parameters
     ----------
-    statistic : function of the arrays that returns one number; draws where it fails or is NaN are left out.
+    statistic : function of the arrays that returns one number; draws where it fails or is NaN are
+        left out.
     arrays : arrays of one length n, resampled together.
     draws : number of resamplings.
-    groups : one label per row (the patient); whole groups are drawn. Without it every row is its own group.
+    groups : one label per row (the patient); whole groups are drawn. Without it every row is its
+        own group.
     """
     arrays = [np.asarray(a) for a in arrays]
     n, rng = len(arrays[0]), np.random.default_rng(seed)
     members = _group_members(np.arange(n) if groups is None else np.asarray(groups))
-    values = np.array([_statistic_of_rows(statistic, arrays, _draw_rows(members, rng)) for _ in range(draws)])
+    values = np.array([_statistic_of_rows(statistic, arrays, _draw_rows(members, rng))
+                       for _ in range(draws)])
     values = values[np.isfinite(values)]
     low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
     return as_interval(_statistic_of_rows(statistic, arrays, np.arange(n)), low, high, n)
 
 # %% ../nbs/01_statistics.ipynb #363d6fa9
 def seed_interval(values, n: int, limits: tuple[float, float] = (-np.inf, np.inf)) -> dict:
-    """Mean over seeds with its 95 % t interval, cut at the `limits` of the measure: `{mean, low, high, n, seeds}`.
+    """Mean over seeds with its 95 % t interval, cut at the `limits` of the measure: `{mean, low,
+    high, n, seeds}`.
 
     `n` is the number of test images; one seed has no interval.
     """
@@ -75,9 +83,10 @@ def seed_interval(values, n: int, limits: tuple[float, float] = (-np.inf, np.inf
     if seeds == 1:
         return as_interval(mean, np.nan, np.nan, n, key="mean")
     half = stats.t.ppf(0.975, seeds - 1) * values.std(ddof=1) / np.sqrt(seeds)
-    return as_interval(mean, max(mean - half, limits[0]), min(mean + half, limits[1]), n, seeds, key="mean")
+    return as_interval(mean, max(mean - half, limits[0]), min(mean + half, limits[1]), n, seeds,
+                       key="mean")
 
-
+# %% ../nbs/01_statistics.ipynb #53d796a5
 def paired_interval(first, second, n: int) -> dict:
     """Mean of `second - first`, pair by pair (same seed), with its 95 % t interval."""
     return seed_interval(np.asarray(second, dtype=float) - np.asarray(first, dtype=float), n)

@@ -24,25 +24,31 @@ ROWS = {
     "II": {"parts": "PT+PL", "pretrain": True, "purified": True, "high_resolution": False},
     "IV*": {"parts": "PT+HR", "pretrain": True, "purified": False, "high_resolution": True},
     "IV": {"parts": "PT+PL+HR", "pretrain": True, "purified": True, "high_resolution": True},
-    "IV-LoRA": {"parts": "PT+PL+HR", "pretrain": True, "purified": True, "high_resolution": True, "adapter": "lora"},
+    "IV-LoRA": {"parts": "PT+PL+HR", "pretrain": True, "purified": True,
+                "high_resolution": True, "adapter": "lora"},
 }
-"""Rows of the paper's Table 3 that this project can train, by our reading of its letters, and two of our own: IV* and IV-LoRA."""
+"""Rows of the paper's Table 3 that this project can train, by our reading of its letters, and two
+of our own: IV* and IV-LoRA."""
 
 NOT_DONE = {"III": "PT+PL+SR", "V": "all"}
 """Rows of the paper that need a super-resolution step."""
 
-CONTRASTS = {"PL at low resolution": ("I", "II"), "PL at high resolution": ("IV*", "IV"), "HR": ("II", "IV"), "LoRA instead of all weights": ("IV", "IV-LoRA")}
+# %% ../../nbs/analysis/18_ablation.ipynb #bd9e534a
+CONTRASTS = {"PL at low resolution": ("I", "II"), "PL at high resolution": ("IV*", "IV"),
+             "HR": ("II", "IV"), "LoRA instead of all weights": ("IV", "IV-LoRA")}
 """What one part brings: from which row to which."""
 
 # %% ../../nbs/analysis/18_ablation.ipynb #6be05bfe
 def pairs_for(image_ids, needed: int, seed: int) -> list[str]:
     """At most `needed` of the image ids, drawn at random, in their order."""
     ids = list(image_ids)
-    return [ids[k] for k in np.sort(np.random.default_rng([seed, 5]).permutation(len(ids))[:needed])]
+    return [ids[k] for k in np.sort(np.random.default_rng([seed,
+        5]).permutation(len(ids))[:needed])]
 
 # %% ../../nbs/analysis/18_ablation.ipynb #3b4d723c
-def evaluate_samples(images: np.ndarray, prompts, targets: pd.DataFrame, grader: Grader, reference_features: np.ndarray, clip=None,
-                     draws: int = 100, seed: int = 0) -> dict:
+def evaluate_samples(images: np.ndarray, prompts, targets: pd.DataFrame, grader: Grader,
+                     reference_features: np.ndarray, clip=None, draws: int = 100,
+                     seed: int = 0) -> dict:
     """Fidelity and adherence of a set of generated photographs, every entry an interval.
 
     Parameters
@@ -55,61 +61,89 @@ def evaluate_samples(images: np.ndarray, prompts, targets: pd.DataFrame, grader:
     """
     outputs = grader_outputs(grader, images)
     adherence = adherence_scores(images, readings(outputs), targets, draws=draws, seed=seed)
-    scores = fidelity_scores(reference_features, outputs["features"], outputs["dr_grade"], draws, seed)
+    scores = fidelity_scores(reference_features, outputs["features"], outputs["dr_grade"],
+                             draws, seed)
     if clip is not None:
-        scores["clip_score"] = clip_score(clip_features_images(clip, images), clip_features_texts(clip, list(prompts)), draws, seed)
-    return scores | {"laterality_accuracy": adherence["laterality"]["geometry"], "dr_spearman": adherence["dr_grade"]["spearman"],
-                     "dr_quadratic_kappa": adherence["dr_grade"]["quadratic_kappa"], "glaucoma_auc": adherence["glaucoma"]["auc"]}
+        scores["clip_score"] = clip_score(clip_features_images(clip, images),
+                                          clip_features_texts(clip, list(prompts)), draws, seed)
+    return scores | {"laterality_accuracy": adherence["laterality"]["geometry"],
+                     "dr_spearman": adherence["dr_grade"]["spearman"],
+                     "dr_quadratic_kappa": adherence["dr_grade"]["quadratic_kappa"],
+                     "glaucoma_auc": adherence["glaucoma"]["auc"]}
 
 # %% ../../nbs/analysis/18_ablation.ipynb #8934d253
-LIMITS = {"laterality_accuracy": (0, 1), "glaucoma_auc": (0, 1), "dr_spearman": (-1, 1), "dr_quadratic_kappa": (-1, 1)}
+LIMITS = {"laterality_accuracy": (0, 1), "glaucoma_auc": (0, 1), "dr_spearman": (-1, 1),
+          "dr_quadratic_kappa": (-1, 1)}
 
+# %% ../../nbs/analysis/18_ablation.ipynb #776a4d3b
 def join_seeds(scores: list[dict]) -> dict:
-    """Scores of one row from those of its seeds (`evaluate_samples`): each metric the mean, with `low`, `high` over photographs and `over_seeds` (t interval)."""
+    """Scores of one row from those of its seeds (`evaluate_samples`): each metric the mean, with
+    `low`, `high` over photographs and `over_seeds` (t interval)."""
     joined = {}
     for name in scores[0]:
         parts = [score[name] for score in scores]
         values = [np.nan if part["value"] is None else part["value"] for part in parts]
-        half = [np.sqrt(np.mean([(abs(part["value"] - part[end]) if part[end] is not None and part["value"] is not None else np.nan) ** 2 for part in parts]) / len(parts)) for end in ("low", "high")]
+        half = [np.sqrt(np.mean([(abs(part["value"] - part[end]) if part[end] is not None
+                                  and part["value"] is not None else np.nan) ** 2
+                                 for part in parts]) / len(parts)) for end in ("low", "high")]
         mean, n = float(np.mean(values)), sum(part["n"] for part in parts)
-        joined[name] = as_interval(mean, mean - half[0], mean + half[1], n, len(parts)) | {"over_seeds": seed_interval(values, n, LIMITS.get(name, (-np.inf, np.inf)))}
+        joined[name] = (as_interval(mean, mean - half[0], mean + half[1], n, len(parts))
+                        | {"over_seeds": seed_interval(values, n,
+            LIMITS.get(name, (-np.inf, np.inf)))})
     return joined
 
-
+# %% ../../nbs/analysis/18_ablation.ipynb #0b91ac61
 def contrasts(scores: dict[str, list[dict]]) -> dict:
-    """Paired differences of `CONTRASTS`, seed by seed: {contrast: {metric: interval of the mean}}; `scores` has the seeds' scores of each row."""
-    def values(row, name): return [score[name]["value"] if score[name]["value"] is not None else np.nan for score in scores[row]]
-    return {contrast: {name: paired_interval(values(first, name), values(second, name), sum(score[name]["n"] for score in scores[first])) for name in scores[first][0]}
-            for contrast, (first, second) in CONTRASTS.items() if first in scores and second in scores}
+    """Paired differences of `CONTRASTS`, seed by seed: {contrast: {metric: interval of the mean}};
+    `scores` has the seeds' scores of each row."""
+    def values(row, name):
+        return [score[name]["value"] if score[name]["value"] is not None else np.nan
+                for score in scores[row]]
+    return {contrast: {name: paired_interval(values(first, name), values(second, name),
+                                             sum(score[name]["n"] for score in scores[first]))
+                       for name in scores[first][0]}
+            for contrast, (first, second) in CONTRASTS.items() if first in scores
+            and second in scores}
 
 # %% ../../nbs/analysis/18_ablation.ipynb #a79f4282
 ABLATION_METRICS = ("fid", "kid", "clip_score", "laterality_accuracy", "dr_spearman")
 """Metrics of the ablation table and figure, in order; smaller is better for the first two."""
 
-
+# %% ../../nbs/analysis/18_ablation.ipynb #d264a285
 def ablation_table(scores: dict[str, dict]) -> pd.DataFrame:
-    """One line per row of `ROWS` that was evaluated (`join_seeds`): row, parts, n, seeds, and value, interval over photographs and over seeds of each metric."""
+    """One line per row of `ROWS` that was evaluated (`join_seeds`): row, parts, n, seeds, and
+    value, interval over photographs and over seeds of each metric."""
     lines = []
     for row, metrics in scores.items():
-        line = {"row": row, "parts": ROWS[row]["parts"], "n": metrics["fid"]["n"], "seeds": metrics["fid"]["seeds"]}
+        line = {"row": row, "parts": ROWS[row]["parts"], "n": metrics["fid"]["n"],
+                "seeds": metrics["fid"]["seeds"]}
         for name in ABLATION_METRICS:
             found = metrics.get(name, {"over_seeds": {}})
-            line |= {name: found.get("value")} | {f"{name}_{end}": found.get(end) for end in ("low", "high")}
+            line |= {name: found.get("value")} | {f"{name}_{end}":
+                                                  found.get(end) for end in ("low", "high")}
             line |= {f"{name}_seeds_{end}": found["over_seeds"].get(end) for end in ("low", "high")}
         lines.append(line)
     return pd.DataFrame(lines)
 
-
+# %% ../../nbs/analysis/18_ablation.ipynb #72d15e92
 def draw_ablation(axes, scores: dict[str, dict]) -> None:
-    """One axis per metric of `ABLATION_METRICS`, one line per row: thick over photographs, thin over seeds."""
+    """One axis per metric of `ABLATION_METRICS`, one line per row: thick over photographs, thin
+    over seeds."""
     for axis, name in zip(axes, ABLATION_METRICS):
         found = [scores[row].get(name, {"over_seeds": {}}) for row in scores]
-        def column(parts, key): return np.array([np.nan if part.get(key) is None else part[key] for part in parts], dtype=float)
+        def column(parts, key):
+            return np.array([np.nan if part.get(key) is None else part[key] for part in parts],
+                            dtype=float)
         places, seeds = np.arange(len(found)), [part["over_seeds"] for part in found]
-        axis.hlines(places + .18, column(seeds, "low"), column(seeds, "high"), colors=PALETTE["dark"], linewidth=1, label="over seeds")
-        axis.hlines(places, column(found, "low"), column(found, "high"), colors=PALETTE["synthetic"], linewidth=3, label="over photographs")
+        axis.hlines(places + 0.18, column(seeds, "low"), column(seeds, "high"),
+                    colors=PALETTE["dark"], linewidth=1, label="over seeds")
+        axis.hlines(places, column(found, "low"), column(found, "high"),
+                    colors=PALETTE["synthetic"], linewidth=3, label="over photographs")
         axis.plot(column(found, "value"), places, "o", color=PALETTE["synthetic"], markersize=6)
-        axis.set_yticks(places, [f"{row} ({ROWS[row]['parts']})" for row in scores] if axis is axes[0] else [""] * len(scores))
-        axis.set(xlabel=name.replace("_", " "), ylim=(len(found) - .5, -.5))
+        axis.set_yticks(places, [f"{row} ({ROWS[row]['parts']})" for row in scores]
+                        if axis is axes[0] else [""] * len(scores))
+        axis.set(xlabel=name.replace("_", " "), ylim=(len(found) - 0.5, -0.5))
         spread = np.concatenate([column(found, "low"), column(found, "high")])
-        if np.isfinite(spread).any(): axis.set_xlim(np.nanmin(spread) - .25 * np.ptp(spread[np.isfinite(spread)]), np.nanmax(spread) + .25 * np.ptp(spread[np.isfinite(spread)]))
+        if np.isfinite(spread).any():
+            axis.set_xlim(np.nanmin(spread) - 0.25 * np.ptp(spread[np.isfinite(spread)]),
+                          np.nanmax(spread) + 0.25 * np.ptp(spread[np.isfinite(spread)]))

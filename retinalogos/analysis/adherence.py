@@ -25,27 +25,33 @@ from ..eye.records import DISEASES, LESIONS, EyeRecord
 
 # %% ../../nbs/analysis/13_adherence.ipynb #d8e6387c
 def sample_targets(samples: pd.DataFrame) -> pd.DataFrame:
-    """Targets of a samples table: int columns `eye` (0 OD, 1 OS), `dr_grade`, `glaucoma`, -1 where nothing was asked."""
+    """Targets of a samples table: int columns `eye` (0 OD, 1 OS), `dr_grade`, `glaucoma`, -1 where
+    nothing was asked."""
     eye = samples["eye"].map({name: k for k, name in enumerate(TASKS["eye"])})
-    return pd.DataFrame({"eye": eye, "dr_grade": samples["dr_grade"], "glaucoma": samples["glaucoma"]}) \
-        .apply(pd.to_numeric, errors="coerce").fillna(-1).astype(int).reset_index(drop=True)
+    return pd.DataFrame({"eye": eye, "dr_grade": samples["dr_grade"],
+                         "glaucoma": samples["glaucoma"]}) .apply(pd.to_numeric,
+        errors="coerce").fillna(-1).astype(int).reset_index(drop=True)
 
 # %% ../../nbs/analysis/13_adherence.ipynb #e50b207e
 def geometry_eyes(images: np.ndarray) -> np.ndarray:
-    """Eye side of uint8 photographs [N, H, W, 3] by the place of the disc: 0 OD, 1 OS, -1 cannot tell."""
+    """Eye side of uint8 photographs [N, H, W, 3] by the place of the disc: 0 OD, 1 OS, -1 cannot
+    tell."""
     names = [eye_from_disc(find_disc(image)[0]) for image in images]
     return np.array([TASKS["eye"].index(name) if name else -1 for name in names])
 
-
+# %% ../../nbs/analysis/13_adherence.ipynb #e66faf56
 def agreement(found, asked) -> dict:
-    """Share of photographs whose answer is the one asked for, with Wilson interval, where something was asked (>= 0)."""
+    """Share of photographs whose answer is the one asked for, with Wilson interval, where something
+    was asked (>= 0)."""
     found, asked = np.asarray(found), np.asarray(asked)
     return wilson_interval((found == asked)[asked >= 0].sum(), (asked >= 0).sum())
 
-
+# %% ../../nbs/analysis/13_adherence.ipynb #576d2bdb
 def side_agreement(sides, asked) -> dict:
-    """`geometry`: share of the right eye side among photographs whose `sides` (of `geometry_eyes`) could be told, and
-    `geometry_cannot_tell`: share of those that could not; both with Wilson interval, where a side was asked (>= 0)."""
+    """`geometry`: share of the right eye side among photographs whose `sides` (of `geometry_eyes`)
+    could be told, and
+    `geometry_cannot_tell`: share of those that could not; both with Wilson interval, where a side
+    was asked (>= 0)."""
     sides, asked = np.asarray(sides), np.asarray(asked)
     return {"geometry": agreement(sides, np.where(sides >= 0, asked, -1)),
             "geometry_cannot_tell": agreement(np.where(sides >= 0, -1, asked), asked)}
@@ -57,156 +63,200 @@ def spearman(first, second) -> float:
         raise ValueError("no rank correlation without variation")
     return float(spearmanr(first, second).statistic)
 
-
-def grade_adherence(readings: pd.DataFrame, asked, groups=None, draws: int = 200, seed: int = 0) -> dict:
-    """Spearman, quadratic kappa and accuracy of read against asked DR grade, rows with an asked grade only."""
+# %% ../../nbs/analysis/13_adherence.ipynb #85c58230
+def grade_adherence(readings: pd.DataFrame, asked, groups=None, draws: int = 200,
+                    seed: int = 0) -> dict:
+    """Spearman, quadratic kappa and accuracy of read against asked DR grade, rows with an asked
+    grade only."""
     known = np.asarray(asked) >= 0
     asked, owners = np.asarray(asked)[known], None if groups is None else np.asarray(groups)[known]
-    expected, grade = readings["dr_expected"].to_numpy()[known], readings["dr_grade"].to_numpy()[known]
+    expected, grade = (readings["dr_expected"].to_numpy()[known],
+                       readings["dr_grade"].to_numpy()[known])
     options = {"draws": draws, "seed": seed, "groups": owners}
     return {"spearman": bootstrap_interval(spearman, asked, expected, **options),
             "quadratic_kappa": bootstrap_interval(quadratic_kappa, asked, grade, **options),
             "accuracy": agreement(grade, asked)}
 
-
+# %% ../../nbs/analysis/13_adherence.ipynb #f6e10fc9
 def grade_confusion(readings: pd.DataFrame, asked) -> np.ndarray:
     """Counts [5, 5]: row the asked grade, column the read one."""
     known = np.asarray(asked) >= 0
-    return confusion_matrix(np.asarray(asked)[known], readings["dr_grade"].to_numpy()[known], labels=range(5))
+    return confusion_matrix(np.asarray(asked)[known], readings["dr_grade"].to_numpy()[known],
+                            labels=range(5))
 
 # %% ../../nbs/analysis/13_adherence.ipynb #d907b459
 def mean_recall(asked, answers) -> float:
-    """Balanced accuracy of yes-or-no answers: the mean of sensitivity and specificity; ValueError where only one class was asked."""
+    """Balanced accuracy of yes-or-no answers: the mean of sensitivity and specificity; ValueError
+    where only one class was asked."""
     asked, answers = np.asarray(asked) == 1, np.asarray(answers) == 1
     if asked.all() or not asked.any():
         raise ValueError("one class only")
     return float((answers[asked].mean() + 1 - answers[~asked].mean()) / 2)
 
-
-def binary_adherence(probability, asked, groups=None, draws: int = 200, seed: int = 0, threshold: float = 0.5) -> dict:
-    """AUC and balanced accuracy (present above `threshold`) of a probability against what was asked (1, 0; -1 is left out)."""
+# %% ../../nbs/analysis/13_adherence.ipynb #7a076277
+def binary_adherence(probability, asked, groups=None, draws: int = 200, seed: int = 0,
+                     threshold: float = 0.5) -> dict:
+    """AUC and balanced accuracy (present above `threshold`) of a probability against what was asked
+    (1, 0; -1 is left out)."""
     known = np.asarray(asked) >= 0
     asked, probability = np.asarray(asked)[known], np.asarray(probability)[known]
-    options = {"draws": draws, "seed": seed, "groups": None if groups is None else np.asarray(groups)[known]}
+    options = {"draws": draws, "seed": seed, "groups": None if groups is None
+               else np.asarray(groups)[known]}
     if len(np.unique(asked)) < 2:
         nothing = as_interval(np.nan, np.nan, np.nan, len(asked))
         return {"auc": nothing, "balanced_accuracy": nothing}
     return {"auc": bootstrap_interval(area_under_curve, asked, probability, **options),
-            "balanced_accuracy": bootstrap_interval(mean_recall, asked, probability > threshold, **options)}
+            "balanced_accuracy": bootstrap_interval(mean_recall, asked, probability > threshold,
+                                                    **options)}
 
-
+# %% ../../nbs/analysis/13_adherence.ipynb #8855c81b
 def mean_probabilities(readings: pd.DataFrame) -> dict[str, float]:
-    """Mean probability of each disease and lesion over real photographs: the threshold from which it is called present."""
-    return {task: float(readings[f"{task}_present"].mean()) for task, answers in TASKS.items() if answers[-1] == "present" and f"{task}_present" in readings}
+    """Mean probability of each disease and lesion over real photographs: the threshold from which
+    it is called present."""
+    return {task: float(readings[f"{task}_present"].mean())
+            for task, answers in TASKS.items() if answers[-1] == "present"
+            and f"{task}_present" in readings}
 
 # %% ../../nbs/analysis/13_adherence.ipynb #33a94f51
 def lesion_targets(image_ids, examination: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """Lesions that captions ask for: int columns `LESIONS`, 1 stated, 0 denied or ruled out by the diagnoses, -1 open; a row for each of `image_ids`.
+    """Lesions that captions ask for: int columns `LESIONS`, 1 stated, 0 denied or ruled out by the
+    diagnoses, -1 open; a row for each of `image_ids`.
 
     Parameters
     ----------
-    examination : `stated_lesions` and `denied_lesions` (JSON lists) of each caption, by `image_id`: `data/captions/examination.parquet`.
-    records : the records of the photographs that the captions were written of, by `image_id`; what they list as lesions is not looked at.
+    examination : `stated_lesions` and `denied_lesions` (JSON lists) of each caption, by `image_id`:
+        `data/captions/examination.parquet`.
+    records : the records of the photographs that the captions were written of, by `image_id`; what
+        they list as lesions is not looked at.
     """
     said, kept, rows = examination.set_index("image_id"), records.set_index("image_id"), []
     for image_id in image_ids:
-        stated, denied = (set(json.loads(said.at[image_id, f"{word}_lesions"])) for word in ("stated", "denied"))
-        diagnoses = EyeRecord.from_row(kept.loc[image_id].to_dict()).model_copy(update={"subclinical_labels": ()})
+        stated, denied = (set(json.loads(said.at[image_id, f"{word}_lesions"]))
+                          for word in ("stated", "denied"))
+        diagnoses = EyeRecord.from_row(kept.loc[image_id].to_dict()).model_copy(
+            update={"subclinical_labels": ()})
         absent = denied | excluded_lesions(diagnoses)
-        rows.append([1 if lesion in stated else 0 if lesion in absent else -1 for lesion in LESIONS])
+        rows.append([1 if lesion in stated else 0 if lesion in absent else -1
+                     for lesion in LESIONS])
     return pd.DataFrame(rows, columns=list(LESIONS), dtype=int)
 
-
-def lesion_adherence(readings: pd.DataFrame, asked: pd.DataFrame, thresholds: dict, groups=None, draws: int = 200, seed: int = 0) -> dict:
-    """`binary_adherence` of each of `LESIONS`, with the numbers of photographs asked to have it (`n_positive`) and not to (`n_negative`)."""
-    return {lesion: binary_adherence(readings[f"{lesion}_present"], asked[lesion], groups, draws, seed, thresholds[lesion])
-            | {"n_positive": int((asked[lesion] == 1).sum()), "n_negative": int((asked[lesion] == 0).sum())} for lesion in LESIONS}
+# %% ../../nbs/analysis/13_adherence.ipynb #d2a0def5
+def lesion_adherence(readings: pd.DataFrame, asked: pd.DataFrame, thresholds: dict, groups=None,
+                     draws: int = 200, seed: int = 0) -> dict:
+    """`binary_adherence` of each of `LESIONS`, with the numbers of photographs asked to have it
+    (`n_positive`) and not to (`n_negative`)."""
+    return {lesion: binary_adherence(readings[f"{lesion}_present"], asked[lesion], groups,
+                                     draws, seed, thresholds[lesion])
+            | {"n_positive": int((asked[lesion] == 1).sum()),
+               "n_negative": int((asked[lesion] == 0).sum())} for lesion in LESIONS}
 
 # %% ../../nbs/analysis/13_adherence.ipynb #01ea721c
-def adherence_scores(images: np.ndarray, readings: pd.DataFrame, targets: pd.DataFrame, groups=None, draws: int = 200,
-                     seed: int = 0) -> dict:
+def adherence_scores(images: np.ndarray, readings: pd.DataFrame, targets: pd.DataFrame,
+                     groups=None, draws: int = 200, seed: int = 0) -> dict:
     """Every adherence score of a set of photographs.
 
     Parameters
     ----------
     images : uint8 [N, H, W, 3].
     readings : what the network reads in them, N rows of `grader.read`.
-    targets : what was asked (or, for real photographs, what is true), N rows as `sample_targets` gives them.
+    targets : what was asked (or, for real photographs, what is true), N rows as `sample_targets`
+        gives them.
     groups : patient of each photograph, for intervals that respect pairs of eyes.
     """
     options = {"groups": groups, "draws": draws, "seed": seed}
     return {"laterality": side_agreement(geometry_eyes(images), targets["eye"])
-                          | {"network": agreement(readings["eye"], targets["eye"])},
+            | {"network": agreement(readings["eye"], targets["eye"])},
             "dr_grade": grade_adherence(readings, targets["dr_grade"], **options),
-            "glaucoma": binary_adherence(readings["glaucoma_present"], targets["glaucoma"], **options)}
+            "glaucoma": binary_adherence(readings["glaucoma_present"], targets["glaucoma"],
+                                         **options)}
 
 # %% ../../nbs/analysis/13_adherence.ipynb #4011791c
 def page_trend(expected) -> dict:
-    """Page's trend test, one-sided for a rise: `{statistic, p, strips}` of `expected`, float [strips, grades]; None where there are fewer than two strips."""
+    """Page's trend test, one-sided for a rise: `{statistic, p, strips}` of `expected`, float
+    [strips, grades]; None where there are fewer than two strips."""
     expected = np.asarray(expected, dtype=float)
     if len(expected) < 2:
         return {"statistic": None, "p": None, "strips": len(expected)}
     found = page_trend_test(expected)
     return {"statistic": float(found.statistic), "p": float(found.pvalue), "strips": len(expected)}
 
-
+# %% ../../nbs/analysis/13_adherence.ipynb #ad15cf30
 def strip_scores(expected, seeds=None) -> dict:
-    """Scores of strips: `expected` is float [strips, grades], the expected grade read in each photograph.
+    """Scores of strips: `expected` is float [strips, grades], the expected grade read in each
+    photograph.
 
-    Strips of the same of `seeds` (both eyes) share their noise; their mean counts as one strip in the trend test, which wants independent rows.
+    Strips of the same of `seeds` (both eyes) share their noise; their mean counts as one strip in
+    the trend test, which wants independent rows.
     """
     expected = np.asarray(expected, dtype=float)
     grades = np.arange(expected.shape[1])
-    correlations = [spearmanr(grades, strip).statistic if np.ptp(strip) > 0 else 0.0 for strip in expected]
+    correlations = [spearmanr(grades, strip).statistic if np.ptp(strip) > 0 else 0.0
+                    for strip in expected]
     steps = np.diff(expected, axis=1) > 0
-    return {"spearman_within_strip": seed_interval(correlations, expected.size, (-1, 1)), "steps_up": wilson_interval(steps.sum(), steps.size),
-            "page_trend": page_trend(expected if seeds is None else pd.DataFrame(expected).groupby(np.asarray(seeds)).mean())}
+    return {"spearman_within_strip": seed_interval(correlations, expected.size, (-1, 1)),
+            "steps_up": wilson_interval(steps.sum(), steps.size),
+            "page_trend": page_trend(expected if seeds is None
+                                     else pd.DataFrame(expected).groupby(np.asarray(seeds))
+                                     .mean())}
 
 # %% ../../nbs/analysis/13_adherence.ipynb #824afb7e
 DISEASE_ANSWERS = ("healthy", *DISEASES)
 
 
 def disease_probabilities(readings: pd.DataFrame) -> pd.DataFrame:
-    """Probability of each of `DISEASE_ANSWERS`, one row a photograph; "healthy" is none of them, as if they were independent."""
-    found = pd.DataFrame({"diabetic_retinopathy": 1 - readings["dr_grade_0"]} | {disease: readings[f"{disease}_present"] for disease in DISEASES[1:]})
+    """Probability of each of `DISEASE_ANSWERS`, one row a photograph; "healthy" is none of them, as
+    if they were independent."""
+    found = pd.DataFrame({"diabetic_retinopathy": 1 - readings["dr_grade_0"]}
+                         | {disease: readings[f"{disease}_present"]
+                            for disease in DISEASES[1:]})
     found.insert(0, "healthy", (1 - found).prod(axis=1))
     return found
 
-
+# %% ../../nbs/analysis/13_adherence.ipynb #d1247b14
 def read_disease(readings: pd.DataFrame, real_readings: pd.DataFrame) -> np.ndarray:
-    """Number in `DISEASE_ANSWERS` of the largest Bayes factor: odds of a disease over its odds in an average of the real photographs."""
+    """Number in `DISEASE_ANSWERS` of the largest Bayes factor: odds of a disease over its odds in
+    an average of the real photographs."""
     def odds(probabilities):
         return np.clip(probabilities, 1e-9, 1 - 1e-9) / (1 - np.clip(probabilities, 1e-9, 1 - 1e-9))
-    return (odds(disease_probabilities(readings)) / odds(disease_probabilities(real_readings).mean())).to_numpy().argmax(axis=1)
+    return (odds(disease_probabilities(readings))
+            / odds(disease_probabilities(real_readings).mean())).to_numpy().argmax(axis=1)
 
-
+# %% ../../nbs/analysis/13_adherence.ipynb #75ac90ff
 def single_disease(records: pd.DataFrame) -> np.ndarray:
-    """Number in `DISEASE_ANSWERS` of each record's only disease, 0 for none, -1 where it has several or an unknown one."""
+    """Number in `DISEASE_ANSWERS` of each record's only disease, 0 for none, -1 where it has
+    several or an unknown one."""
     listed = [EyeRecord.from_row(row).disease_labels for row in records.to_dict("records")]
-    return np.array([0 if not found else DISEASE_ANSWERS.index(found[0]) if len(found) == 1 and found[0] in DISEASES else -1 for found in listed])
+    return np.array([0 if not found else DISEASE_ANSWERS.index(found[0]) if len(found) == 1
+                     and found[0] in DISEASES else -1 for found in listed])
 
-
+# %% ../../nbs/analysis/13_adherence.ipynb #d3a77517
 def confusion_counts(found, asked, answers: int) -> np.ndarray:
-    """Counts [answers, answers]: row what was asked, column what was read; where nothing was asked or read (-1) is left out."""
+    """Counts [answers, answers]: row what was asked, column what was read; where nothing was asked
+    or read (-1) is left out."""
     found, asked = np.asarray(found), np.asarray(asked)
     return confusion_matrix(asked[asked >= 0], found[asked >= 0], labels=range(answers))
 
 # %% ../../nbs/analysis/13_adherence.ipynb #1100e12d
-def draw_confusion(axis, counts: np.ndarray, title: str, ylabel: str, xlabel: str = "grade read", answers=None, least: float = 0.0) -> None:
-    """A confusion matrix in percent of each row (shares below `least` stay blank), counts of the row on the left; `answers` are named 0, 1, ... by default."""
+def draw_confusion(axis, counts: np.ndarray, title: str, ylabel: str,
+                   xlabel: str = "grade read", answers=None, least: float = 0.0) -> None:
+    """A confusion matrix in percent of each row (shares below `least` stay blank), counts of the
+    row on the left; `answers` are named 0, 1, ... by default."""
     totals, answers = counts.sum(axis=1, keepdims=True), answers or range(len(counts))
     share = counts / np.maximum(totals, 1)
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(share):
         if value >= least:
-            axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "black")
-    axis.set(xticks=range(len(counts)), yticks=range(len(counts)), xlabel=xlabel, ylabel=ylabel, title=title)
+            axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
+                      color="white" if value > 0.6 else "black")
+    axis.set(xticks=range(len(counts)), yticks=range(len(counts)), xlabel=xlabel, ylabel=ylabel,
+             title=title)
     axis.set_xticklabels(answers)
     axis.set_yticklabels([f"{name} (n={total})" for name, total in zip(answers, totals.ravel())])
     axis.grid(False)
 
-
-def draw_grade_spread(axis, readings: pd.DataFrame, asked, label: str, colour: str, shift: float = 0.0) -> None:
+# %% ../../nbs/analysis/13_adherence.ipynb #c60f5e55
+def draw_grade_spread(axis, readings: pd.DataFrame, asked, label: str, colour: str,
+                      shift: float = 0.0) -> None:
     """Median and middle half of the expected read grade for each asked grade."""
     asked = np.asarray(asked)
     for grade in range(5):
@@ -215,20 +265,31 @@ def draw_grade_spread(axis, readings: pd.DataFrame, asked, label: str, colour: s
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
             axis.vlines(grade + shift, low, high, colors=colour, linewidth=3)
             axis.plot(grade + shift, middle, "o", color=colour, label=label if grade == 0 else None)
-    axis.set(xlabel="grade asked", ylabel="grade read (expected)", xticks=range(5), ylim=(-0.2, 4.2))
+    axis.set(xlabel="grade asked", ylabel="grade read (expected)", xticks=range(5),
+             ylim=(-0.2, 4.2))
 
-
-SHORT_NAMES = {"diabetic_retinopathy": "diabetic ret.", "age_related_macular_degeneration": "dry AMD", "neovascular_age_related_macular_degeneration": "wet AMD",
-               "pathological_myopia": "myopia", "crystalline_dystrophy": "crystalline", "hypertensive_retinopathy": "hypertensive",
-               "branch_retinal_vein_occlusion": "branch occl.", "central_retinal_vein_occlusion": "central occl."}
+# %% ../../nbs/analysis/13_adherence.ipynb #a7f3509d
+SHORT_NAMES = {"diabetic_retinopathy": "diabetic ret.",
+               "age_related_macular_degeneration": "dry AMD",
+               "neovascular_age_related_macular_degeneration": "wet AMD",
+               "pathological_myopia": "myopia", "crystalline_dystrophy": "crystalline",
+               "hypertensive_retinopathy": "hypertensive",
+               "branch_retinal_vein_occlusion": "branch occl.",
+               "central_retinal_vein_occlusion": "central occl."}
 """Disease names short enough for the edge of a matrix."""
 
-
+# %% ../../nbs/analysis/13_adherence.ipynb #21230804
 def draw_confusions(figure, confusions: dict, which: str) -> None:
-    """The four matrices of `which` (a key of each of `confusions`) on a figure: eye, glaucoma and DR grade on the left, diseases on the right."""
-    axes = figure.subplot_mosaic([["eye", "disease"], ["glaucoma", "disease"], ["dr_grade", "disease"]], width_ratios=(1, 2), height_ratios=(1, 1, 2.2))
+    """The four matrices of `which` (a key of each of `confusions`) on a figure: eye, glaucoma and
+    DR grade on the left, diseases on the right."""
+    axes = figure.subplot_mosaic([["eye", "disease"], ["glaucoma", "disease"],
+                                  ["dr_grade", "disease"]], width_ratios=(1, 2),
+                                 height_ratios=(1, 1, 2.2))
     for name, axis in axes.items():
         axis.tick_params(labelsize=9)
-        words = [SHORT_NAMES.get(answer, answer.replace("_", " ")) for answer in confusions[name]["answers"]]
-        draw_confusion(axis, np.asarray(confusions[name][which]), name.replace("dr_grade", "DR grade"), "asked" if name != "disease" else "", "read", words, 0.045 if name == "disease" else 0)
+        words = [SHORT_NAMES.get(answer, answer.replace("_", " "))
+                 for answer in confusions[name]["answers"]]
+        draw_confusion(axis, np.asarray(confusions[name][which]),
+                       name.replace("dr_grade", "DR grade"), "asked" if name != "disease"
+                       else "", "read", words, 0.045 if name == "disease" else 0)
     axes["disease"].tick_params(axis="x", labelrotation=90)

@@ -34,7 +34,8 @@ from ..eye.simulate import simulate_patient
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #9e86a42e
 def vertical_diameter(mask: np.ndarray) -> float:
-    """Height, in pixels, of the ellipse that spreads like a mask [H, W] (bool, or shares 0 to 1); NaN where it is empty."""
+    """Height, in pixels, of the ellipse that spreads like a mask [H, W] (bool, or shares 0 to 1);
+    NaN where it is empty."""
     weights = np.asarray(mask, np.float64).sum(axis=1)
     if not weights.any():
         return float("nan")
@@ -42,50 +43,62 @@ def vertical_diameter(mask: np.ndarray) -> float:
     middle = np.average(rows, weights=weights)
     return 4 * float(np.sqrt(np.average((rows - middle) ** 2, weights=weights) + 1 / 12))
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #eccef40c
 def cup_to_disc_ratio(disc: np.ndarray, cup: np.ndarray) -> float:
-    """Vertical cup-to-disc ratio of masks [H, W]; 0 without a cup, NaN without a disc (no pixel more than half covered)."""
+    """Vertical cup-to-disc ratio of masks [H, W]; 0 without a cup, NaN without a disc (no pixel
+    more than half covered)."""
     if not (disc > 0.5).any():
         return float("nan")
     return vertical_diameter(cup) / vertical_diameter(disc) if (cup > 0.5).any() else 0.0
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #23d1c377
 def disc_measures(disc: np.ndarray, cup: np.ndarray) -> dict[str, float]:
-    """`cup_to_disc_ratio`; `disc_x` (as in a right eye: 0.5 to 1), `disc_y`, `disc_diameter`: fractions of width, height, height."""
+    """`cup_to_disc_ratio`; `disc_x` (as in a right eye: 0.5 to 1), `disc_y`, `disc_diameter`:
+    fractions of width, height, height."""
     if not (disc > 0.5).any():
-        return dict.fromkeys(("cup_to_disc_ratio", "disc_x", "disc_y", "disc_diameter"), float("nan"))
-    y, x = ((np.average(np.arange(n), weights=disc.sum(axis=axis)) + 0.5) / n for n, axis in zip(disc.shape, (1, 0)))
-    return {"cup_to_disc_ratio": cup_to_disc_ratio(disc, cup), "disc_x": float(max(x, 1 - x)), "disc_y": float(y),
-            "disc_diameter": vertical_diameter(disc) / len(disc)}
+        return dict.fromkeys(("cup_to_disc_ratio", "disc_x", "disc_y", "disc_diameter"),
+                             float("nan"))
+    y, x = ((np.average(np.arange(n), weights=disc.sum(axis=axis)) + 0.5) / n
+            for n, axis in zip(disc.shape, (1, 0)))
+    return {"cup_to_disc_ratio": cup_to_disc_ratio(disc, cup), "disc_x": float(max(x, 1 - x)),
+            "disc_y": float(y), "disc_diameter": vertical_diameter(disc) / len(disc)}
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #405e42ff
 def shrink(mask: np.ndarray, size: int) -> np.ndarray:
     """Share of each of [size, size] pixels that a bool mask [S, S] covers, float32."""
-    return cv2.resize(np.ascontiguousarray(mask, np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    return cv2.resize(np.ascontiguousarray(mask, np.float32), (size, size),
+                      interpolation=cv2.INTER_AREA)
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #d99b1541
 def _neighbours(image: np.ndarray) -> np.ndarray:
-    """The eight neighbours of every pixel, clockwise from above: [8, H, W] of a uint8 image [H, W]."""
+    """The eight neighbours of every pixel, clockwise from above: [8, H, W] of a uint8 image [H, W].
+    """
     padded, (height, width) = np.pad(image, 1), image.shape
     around = ((0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0))
     return np.stack([padded[row:row + height, column:column + width] for row, column in around])
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #fab70a15
 def skeleton(mask: np.ndarray) -> np.ndarray:
     """Centre lines of a bool mask [H, W], bool (Guo and Hall 1989, then without stairs)."""
     image, changed = np.asarray(mask).astype(np.uint8), True
     while changed:
         changed = False
         for turn in (0, 4):
-            above, above_right, right, below_right, below, below_left, left, above_left = np.roll(_neighbours(image), turn, axis=0)
-            pieces = sum((1 - side) & (corner | after) for side, corner, after in (
-                (above, above_right, right), (right, below_right, below), (below, below_left, left), (left, above_left, above)))
-            pairs = np.minimum((above_left | above) + (above_right | right) + (below_right | below) + (below_left | left),
-                               (above | above_right) + (right | below_right) + (below | below_left) + (left | above_left))
+            above, above_right, right, below_right, below, below_left, left, above_left = np.roll(
+                _neighbours(image), turn, axis=0)
+            pieces = sum((1 - side) & (corner | after)
+                         for side, corner, after in ((above, above_right, right),
+                (right, below_right, below), (below, below_left, left),
+                (left, above_left, above)))
+            pairs = np.minimum((above_left | above) + (above_right | right)
+                               + (below_right | below) + (below_left | left),
+                               (above | above_right) + (right | below_right)
+                               + (below | below_left) + (left | above_left))
             keep = (below | below_left | (1 - above_left)) & left
             drop = (image == 1) & (pieces == 1) & (pairs >= 2) & (pairs <= 3) & (keep == 0)
             image[drop], changed = 0, changed or bool(drop.any())
-    for turn in (0, 2, 4, 6):  # the inner pixel of a stair goes where its two neighbours touch each other
+    # the inner pixel of a stair goes where its two neighbours touch each other
+    for turn in (0, 2, 4, 6):
         above, _, right, _, below, below_left, left, _ = np.roll(_neighbours(image), -turn, axis=0)
         image[(above & right & (1 - below) & (1 - below_left) & (1 - left)).astype(bool)] = 0
     return image.astype(bool)
@@ -100,25 +113,29 @@ def line_length(lines: np.ndarray) -> float:
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #3a6a0df6
 def vessel_pieces(lines: np.ndarray, shortest: int = 10) -> list[np.ndarray]:
-    """Pieces between branches of centre lines, bool [H, W]: points [N, 2] (row, column) from end to end, N at least `shortest`."""
+    """Pieces between branches of centre lines, bool [H, W]: points [N, 2] (row, column) from end to
+    end, N at least `shortest`."""
     image = lines.astype(np.uint8)
     branches = lines & (_neighbours(image).sum(axis=0) >= 3)
     apart = image * (1 - cv2.dilate(branches.astype(np.uint8), np.ones((3, 3), np.uint8)))
     count, labels = cv2.connectedComponents(apart, connectivity=8)
     points = np.argwhere(labels)
     owners, pieces = labels[tuple(points.T)], []
-    for piece in (points[owners == k] for k in np.flatnonzero(np.bincount(owners, minlength=count) >= shortest)):
-        near = cKDTree(piece).sparse_distance_matrix(cKDTree(piece), 1.5, output_type="coo_matrix").tocsr()
+    for piece in (points[owners == k] for k in np.flatnonzero(np.bincount(owners,
+            minlength=count) >= shortest)):
+        near = cKDTree(piece).sparse_distance_matrix(cKDTree(piece), 1.5,
+            output_type="coo_matrix").tocsr()
         one_end = dijkstra(near, indices=0).argmax()
         pieces.append(piece[np.argsort(dijkstra(near, indices=one_end), kind="stable")])
     return pieces
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #73292d40
 def tortuosity(lines: np.ndarray, every: int = 5) -> float:
     """Mean arc-to-chord ratio of the pieces, weighted by arc; NaN where there is no piece."""
     arcs, ratios = [], []
     for piece in vessel_pieces(lines):
-        knots = piece[np.round(np.linspace(0, len(piece) - 1, max(2, round(len(piece) / every)))).astype(int)]
+        knots = piece[np.round(np.linspace(0, len(piece) - 1,
+                                           max(2, round(len(piece) / every)))).astype(int)]
         arc, chord = np.hypot(*np.diff(knots, axis=0).T).sum(), np.hypot(*(knots[-1] - knots[0]))
         if chord > every:
             arcs.append(arc)
@@ -127,7 +144,8 @@ def tortuosity(lines: np.ndarray, every: int = 5) -> float:
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #a2ed139b
 def fractal_dimension(lines: np.ndarray) -> float:
-    """Box-counting dimension of a bool mask [H, W], boxes of 2 pixels to an eighth of its side; NaN where it is empty."""
+    """Box-counting dimension of a bool mask [H, W], boxes of 2 pixels to an eighth of its side; NaN
+    where it is empty."""
     if not lines.any():
         return float("nan")
     side = 1 << (max(lines.shape) - 1).bit_length()
@@ -142,55 +160,66 @@ STRUCTURES = ("disc", "cup", "vessels", "red_lesions", "bright_lesions")
 
 LESION_COLOURS = {"red_lesions": ("microaneurysms", "haemorrhages", "preretinal_haemorrhage"),
                   "bright_lesions": ("hard_exudates", "cotton_wool_spots", "drusen")}
-"""Lesions that are taken together; new vessels are left out, being neither a lesion of area nor a vessel of the tree."""
+"""Lesions that are taken together; new vessels are left out, being neither a lesion of area nor a
+vessel of the tree."""
 
-UNITS = {"cup_to_disc_ratio": "", "disc_x": "of width", "disc_y": "of height", "disc_diameter": "of height", "vessel_density": "of field",
-         "vessel_calibre": "of width", "tortuosity": "arc / chord", "fractal_dimension": "", "red_lesion_area": "of field",
-         "bright_lesion_area": "of field"}
+UNITS = {"cup_to_disc_ratio": "", "disc_x": "of width", "disc_y": "of height",
+         "disc_diameter": "of height", "vessel_density": "of field",
+         "vessel_calibre": "of width", "tortuosity": "arc / chord", "fractal_dimension": "",
+         "red_lesion_area": "of field", "bright_lesion_area": "of field"}
 """Every biomarker with its unit."""
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #ee3bb8c6
 def measure(masks: dict[str, np.ndarray], field: np.ndarray) -> dict[str, float]:
     """The biomarkers of one eye.
 
     Parameters
     ----------
-    masks : shares 0 to 1 (or bool) [H, W] of each of `STRUCTURES`; a pixel more than half covered is vessel or lesion.
+    masks : shares 0 to 1 (or bool) [H, W] of each of `STRUCTURES`; a pixel more than half covered
+        is vessel or lesion.
     field : bool [H, W], the field of view.
 
     Returns
     -------
-    a float for each of `UNITS`; NaN where there is nothing to measure. Areas are shares of the field.
+    a float for each of `UNITS`; NaN where there is nothing to measure. Areas are shares of the
+    field.
     """
     vessels, area = (masks["vessels"] > 0.5) & field, max(int(field.sum()), 1)
     lines = skeleton(vessels)
     length = line_length(lines)
     return disc_measures(masks["disc"], masks["cup"]) | {
-        "vessel_density": vessels.sum() / area, "vessel_calibre": vessels.sum() / length / len(field) if length else float("nan"),
+        "vessel_density": vessels.sum() / area,
+        "vessel_calibre": vessels.sum() / length / len(field) if length else float("nan"),
         "tortuosity": tortuosity(lines), "fractal_dimension": fractal_dimension(lines),
         "red_lesion_area": ((masks["red_lesions"] > 0.5) & field).sum() / area,
         "bright_lesion_area": ((masks["bright_lesions"] > 0.5) & field).sum() / area}
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #b8dd76f2
 def structure_shares(masks: dict[str, np.ndarray], size: int) -> np.ndarray:
-    """A simulated eye's masks as shares of pixels, float32 [structures, size, size] in the order of `STRUCTURES`."""
-    joined = masks | {name: np.any([masks[kind] for kind in kinds], axis=0) for name, kinds in LESION_COLOURS.items()}
+    """A simulated eye's masks as shares of pixels, float32 [structures, size, size] in the order of
+    `STRUCTURES`."""
+    joined = masks | {name: np.any([masks[kind] for kind in kinds], axis=0)
+                      for name, kinds in LESION_COLOURS.items()}
     return np.stack([shrink(joined[name], size) for name in STRUCTURES])
 
-
-def exact_masks(image_ids, seed: int, render_size: int, size: int, cameras: str = "many") -> list[dict[str, np.ndarray]]:
-    """Masks of simulated photographs of a data set, drawn again from its seed: a dict of shares [size, size] for each image id."""
+# %% ../../nbs/analysis/19_biomarkers.ipynb #0d1cd229
+def exact_masks(image_ids, seed: int, render_size: int, size: int,
+                cameras: str = "many") -> list[dict[str, np.ndarray]]:
+    """Masks of simulated photographs of a data set, drawn again from its seed: a dict of shares
+    [size, size] for each image id."""
     shares = {}
     for number in sorted({int(image_id.split("-")[1]) for image_id in image_ids}):
         for eye in simulate_patient((seed, number), render_size, cameras):
             shares[f"sim-{number:05d}-{eye.record.eye}"] = structure_shares(eye.masks, size)
     return [dict(zip(STRUCTURES, shares[image_id])) for image_id in image_ids]
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #073a55eb
 def how_drawn(image_id: str, image: np.ndarray, seed: int) -> tuple[int, str] | None:
-    """Render size and cameras with which a simulated photograph (uint8 [S, S, 3]) of a data set is drawn again, pixel by pixel.
+    """Render size and cameras with which a simulated photograph (uint8 [S, S, 3]) of a data set is
+    drawn again, pixel by pixel.
 
-    None where it is not: it came from another seed, or its render is not 1, 2, 3, 4 or 8 times as large.
+    None where it is not: it came from another seed, or its render is not 1, 2, 3, 4 or 8 times as
+    large.
     """
     _, number, eye = image_id.split("-")
     for factor in (2, 1, 4, 3, 8):
@@ -204,17 +233,21 @@ def _two_convolutions(before: int, after: int) -> nn.Sequential:
     """Two 3 x 3 convolutions with batch norm."""
     layers = []
     for channels in (before, after):
-        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after),
+                   nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #32577dd4
 class Segmenter(nn.Module):
-    """Logits [B, structures, H, W] of uint8 photographs [B, 3, H, W]; H and W are multiples of 16."""
+    """Logits [B, structures, H, W] of uint8 photographs [B, 3, H, W]; H and W are multiples of 16.
+    """
 
     def __init__(self, structures: int = len(STRUCTURES), widths=(24, 32, 48, 64)):
         super().__init__()
-        self.down = nn.ModuleList([_two_convolutions(before, after) for before, after in zip((24, *widths), widths)])
-        self.up = nn.ModuleList([_two_convolutions(deep + skip, skip) for deep, skip in zip(widths[:0:-1], widths[-2::-1])])
+        self.down = nn.ModuleList([_two_convolutions(before, after)
+                                   for before, after in zip((24, *widths), widths)])
+        self.up = nn.ModuleList([_two_convolutions(deep + skip, skip)
+                                 for deep, skip in zip(widths[:0:-1], widths[-2::-1])])
         self.head = nn.Conv2d(widths[0], 4 * structures, 1)
         nn.init.constant_(self.head.bias, -3.0)  # few pixels belong to anything
 
@@ -229,36 +262,48 @@ class Segmenter(nn.Module):
         return F.pixel_shuffle(self.head(x), 2)
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #b035032c
-def worsen(photographs: torch.Tensor, shares: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Photographs uint8 [B, 3, H, W], each relit by up to 20 %, softened and grained at random; nothing moves, so `shares` stay."""
+def worsen(photographs: torch.Tensor, shares: torch.Tensor,
+           generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Photographs uint8 [B, 3, H, W], each relit by up to 20 %, softened and grained at random;
+    nothing moves, so `shares` stay."""
     batch = (len(photographs), 1, 1, 1)
     light, softness, grain = (torch.rand(batch, generator=generator) for _ in range(3))
     pixels = photographs.to(torch.float32)
     soft = F.avg_pool2d(F.pad(pixels, (2,) * 4, mode="replicate"), 5, stride=1)
-    pixels = pixels.lerp(soft, 0.8 * softness) + 8 * grain * torch.randn(pixels.shape, generator=generator)
+    pixels = pixels.lerp(soft, 0.8 * softness) + 8 * grain * torch.randn(pixels.shape,
+        generator=generator)
     return (pixels * (0.8 + 0.4 * light)).clamp_(0, 255).to(torch.uint8), shares
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #32405eed
 def segmentation_loss(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Ten times the cross-entropy, which keeps areas right, plus one minus the soft Dice overlap of each structure; both [B, structures, H, W]."""
+    """Ten times the cross-entropy, which keeps areas right, plus one minus the soft Dice overlap of
+    each structure; both [B, structures, H, W]."""
     found = torch.sigmoid(logits)
-    dice = (2 * (found * shares).sum((0, 2, 3)) + 1) / (found.sum((0, 2, 3)) + shares.sum((0, 2, 3)) + 1)
+    dice = ((2 * (found * shares).sum((0, 2, 3)) + 1)
+            / (found.sum((0, 2, 3)) + shares.sum((0, 2, 3)) + 1))
     return 10 * F.binary_cross_entropy_with_logits(logits, shares) + (1 - dice).mean()
 
-
-def random_part(photographs: torch.Tensor, shares: torch.Tensor, side: int | None, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same square of `side` pixels of photographs and shares, at a random place; all of them where `side` is None."""
+# %% ../../nbs/analysis/19_biomarkers.ipynb #c13d1296
+def random_part(photographs: torch.Tensor, shares: torch.Tensor, side: int | None,
+                generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same square of `side` pixels of photographs and shares, at a random place; all of them
+    where `side` is None."""
     if side is None:
         return photographs, shares
-    row, column = (int(torch.randint(length - side + 1, (), generator=generator)) for length in photographs.shape[-2:])
-    return tuple(batch[..., row:row + side, column:column + side] for batch in (photographs, shares))
+    row, column = (int(torch.randint(length - side + 1, (), generator=generator))
+                   for length in photographs.shape[-2:])
+    return tuple(batch[..., row:row + side, column:column + side]
+                 for batch in (photographs, shares))
 
+# %% ../../nbs/analysis/19_biomarkers.ipynb #71e42aab
+def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_size: int = 8,
+                    lr: float = 6e-3, seed: int = 0, vary=worsen, part: int | None = None,
+                    progress: bool = False) -> Segmenter:
+    """Train on images uint8 [N, H, W, 3] and shares [N, structures, H, W]; AdamW, one-cycle rate;
+    returned in eval mode.
 
-def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_size: int = 8, lr: float = 6e-3, seed: int = 0,
-                    vary=worsen, part: int | None = None, progress: bool = False) -> Segmenter:
-    """Train on images uint8 [N, H, W, 3] and shares [N, structures, H, W]; AdamW, one-cycle rate; returned in eval mode.
-
-    `vary(photographs, shares, generator)` changes each batch at random; with `part` it is trained on squares of so many pixels.
+    `vary(photographs, shares, generator)` changes each batch at random; with `part` it is trained
+    on squares of so many pixels.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -267,8 +312,10 @@ def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_si
     photographs, targets = as_batch(images), torch.as_tensor(shares, dtype=torch.float32)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
-    for rows in tqdm(shuffled_batches(len(images), batch_size, steps, generator), total=steps, desc="segmenter", disable=not progress):
-        varied, wanted = vary(*random_part(photographs[rows], targets[rows], part, generator), generator)
+    for rows in tqdm(shuffled_batches(len(images), batch_size, steps, generator), total=steps,
+                     desc="segmenter", disable=not progress):
+        varied, wanted = vary(*random_part(photographs[rows], targets[rows], part, generator),
+                              generator)
         loss = segmentation_loss(network(varied), wanted)
         optimizer.zero_grad()
         loss.backward()
@@ -277,23 +324,30 @@ def train_segmenter(images: np.ndarray, shares: np.ndarray, steps: int, batch_si
     return network.eval()
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #30aaaca9
-def training_eyes(n_patients: int, seed: int, size: int, render_size: int = 256, cameras: str = "many") -> tuple[np.ndarray, np.ndarray]:
-    """Photographs uint8 [N, size, size, 3] and shares [N, structures, size, size] of both eyes of simulated patients that no data set holds.
+def training_eyes(n_patients: int, seed: int, size: int, render_size: int = 256,
+                  cameras: str = "many") -> tuple[np.ndarray, np.ndarray]:
+    """Photographs uint8 [N, size, size, 3] and shares [N, structures, size, size] of both eyes of
+    simulated patients that no data set holds.
 
     A data set's patients are drawn from (seed, number), these from (seed, 0, number).
     """
-    eyes = [eye for k in range(n_patients) for eye in simulate_patient((seed, 0, k), render_size, cameras)]
-    return np.stack([resize(eye.image, size) for eye in eyes]), np.stack([structure_shares(eye.masks, size) for eye in eyes])
+    eyes = [eye for k in range(n_patients) for eye in simulate_patient((seed, 0, k),
+        render_size, cameras)]
+    return (np.stack([resize(eye.image, size) for eye in eyes]),
+            np.stack([structure_shares(eye.masks, size) for eye in eyes]))
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #4e19ee54
 @torch.no_grad()
-def segment(network: Segmenter, images: np.ndarray, batch_size: int = 64) -> list[dict[str, np.ndarray]]:
+def segment(network: Segmenter, images: np.ndarray,
+            batch_size: int = 64) -> list[dict[str, np.ndarray]]:
     """Masks of uint8 photographs [N, H, W, 3]: a dict of float32 [H, W] for each, 0 to 1.
 
-    Of disc (cup included) and cup the largest piece is kept. UserError where a side is no multiple of 16.
+    Of disc (cup included) and cup the largest piece is kept. UserError where a side is no multiple
+    of 16.
     """
     if images.shape[1] % 16 or images.shape[2] % 16:
-        raise UserError(f"photographs of {images.shape[2]} x {images.shape[1]} px: sides must be multiples of 16")
+        raise UserError(f"photographs of {images.shape[2]} x {images.shape[1]} px: sides must "
+                        "be multiples of 16")
     found = []
     for start in range(0, len(images), batch_size):
         likely = torch.sigmoid(network(as_batch(images[start:start + batch_size]))).numpy()
@@ -303,9 +357,10 @@ def segment(network: Segmenter, images: np.ndarray, batch_size: int = 64) -> lis
         masks["cup"] = largest_piece(masks["cup"])
     return found
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #00bf148d
 def largest_piece(mask: np.ndarray) -> np.ndarray:
-    """A mask of shares [H, W], 0 outside its largest connected piece of pixels above one half and the pixels that border on it."""
+    """A mask of shares [H, W], 0 outside its largest connected piece of pixels above one half and
+    the pixels that border on it."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats((mask > 0.5).astype(np.uint8))
     if count == 1:
         return np.zeros_like(mask)
@@ -319,13 +374,15 @@ def dice(found: np.ndarray, true: np.ndarray) -> float:
     total = found.sum() + true.sum()
     return 2 * float((found & true).sum()) / total if total else float("nan")
 
-
-def biomarker_table(images: np.ndarray, masks=None, network: Segmenter | None = None) -> pd.DataFrame:
+# %% ../../nbs/analysis/19_biomarkers.ipynb #01ff16e9
+def biomarker_table(images: np.ndarray, masks=None,
+                    network: Segmenter | None = None) -> pd.DataFrame:
     """Biomarkers of uint8 photographs [N, H, W, 3]: a row each, columns as `UNITS`.
 
     Parameters
     ----------
-    masks : a dict of masks [H, W] for each photograph (`exact_masks`); without them `network` segments.
+    masks : a dict of masks [H, W] for each photograph (`exact_masks`); without them `network`
+        segments.
     """
     if masks is None:
         if network is None:
@@ -333,31 +390,38 @@ def biomarker_table(images: np.ndarray, masks=None, network: Segmenter | None = 
         masks = segment(network, images)
     if len(masks) != len(images):
         raise UserError(f"{len(images)} photographs and {len(masks)} masks")
-    return pd.DataFrame([measure(mask, retina_mask(image)) for mask, image in zip(masks, images)], columns=list(UNITS))
+    return pd.DataFrame([measure(mask, retina_mask(image))
+                         for mask, image in zip(masks, images)], columns=list(UNITS))
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #e690932a
 def measurement_error(found: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
-    """Error of each biomarker of two tables with the same rows: columns n, bias, absolute, relative (to the exact values' sd), spearman."""
+    """Error of each biomarker of two tables with the same rows: columns n, bias, absolute, relative
+    (to the exact values' sd), spearman."""
     rows = {}
     for name in UNITS:
         both = found[name].notna().to_numpy() & exact[name].notna().to_numpy()
         first, second = found[name].to_numpy()[both], exact[name].to_numpy()[both]
-        spread, absolute = (second.std(ddof=1), np.abs(first - second).mean()) if len(first) > 1 else (np.nan, np.nan)
-        rows[name] = {"n": int(both.sum()), "bias": (first - second).mean() if len(first) else np.nan, "absolute": absolute,
+        spread, absolute = ((second.std(ddof=1), np.abs(first - second).mean())
+                            if len(first) > 1 else (np.nan, np.nan))
+        rows[name] = {"n": int(both.sum()), "bias":
+                      (first - second).mean() if len(first) else np.nan, "absolute": absolute,
                       "relative": absolute / spread if spread > 0 else np.nan,
-                      "spearman": spearmanr(first, second).statistic if len(first) > 2 and np.ptp(first) > 0 and np.ptp(second) > 0 else np.nan}
+                      "spearman": spearmanr(first, second).statistic
+                      if len(first) > 2 and np.ptp(first) > 0 and np.ptp(second) > 0
+                      else np.nan}
     return pd.DataFrame(rows).T.astype({"n": int})
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #6f73605b
 def scaled_wasserstein(values, is_real) -> float:
-    """Wasserstein distance of the values [N] that are real from those that are not, in standard deviations of the real ones."""
+    """Wasserstein distance of the values [N] that are real from those that are not, in standard
+    deviations of the real ones."""
     real, other = values[is_real], values[~is_real]
     spread = real.std(ddof=1) if len(real) > 1 else 0.0
     if not spread or not len(other):
         raise ValueError("no spread, or only one kind")
     return float(wasserstein_distance(real, other) / spread)
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #13f69cc8
 def ks_distance(values, is_real) -> float:
     """Kolmogorov-Smirnov statistic of the values [N] that are real and those that are not."""
     if is_real.all() or not is_real.any():
@@ -370,7 +434,7 @@ def _halves(groups, seed: int) -> np.ndarray:
     names = np.unique(groups)
     return np.isin(groups, np.random.default_rng(seed).permutation(names)[:len(names) // 2])
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #b293fd21
 def _floor(distance, values, owners, seed: int, splits: int = 20) -> float | None:
     """Mean distance between random halves of one set; None where it is not defined."""
     found = []
@@ -382,26 +446,33 @@ def _floor(distance, values, owners, seed: int, splits: int = 20) -> float | Non
     return round(float(np.mean(found)), 6) if found else None
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #84d865d4
-def compare_distributions(real: pd.DataFrame, synthetic: pd.DataFrame, real_groups=None, draws: int = 200, seed: int = 0) -> dict:
-    """For each biomarker: medians, `wasserstein` and `ks` with bootstrap intervals, and their `floor` (mean over 20 splits of the real set).
+def compare_distributions(real: pd.DataFrame, synthetic: pd.DataFrame, real_groups=None,
+                          draws: int = 200, seed: int = 0) -> dict:
+    """For each biomarker: medians, `wasserstein` and `ks` with bootstrap intervals, and their
+    `floor` (mean over 20 splits of the real set).
 
     Parameters
     ----------
     real, synthetic : tables of `biomarker_table`; NaN is left out.
-    real_groups : patient of each real row; whole patients are drawn and split. Synthetic rows are drawn one by one.
+    real_groups : patient of each real row; whole patients are drawn and split. Synthetic rows are
+        drawn one by one.
     """
-    owners = np.arange(len(real)) if real_groups is None else np.unique(real_groups, return_inverse=True)[1]
+    owners = np.arange(len(real)) if real_groups is None else np.unique(real_groups,
+        return_inverse=True)[1]
     found = {}
     for name in UNITS:
         parts = [table[name].to_numpy(float) for table in (real, synthetic)]
         keep = [np.isfinite(part) for part in parts]
-        values, is_real = np.concatenate([p[k] for p, k in zip(parts, keep)]), np.repeat([True, False], [k.sum() for k in keep])
+        values, is_real = (np.concatenate([p[k] for p, k in zip(parts, keep)]),
+                           np.repeat([True, False], [k.sum() for k in keep]))
         groups = np.concatenate([owners[keep[0]], len(real) + np.arange(keep[1].sum())])
-        found[name] = {"n_real": int(keep[0].sum()), "n_synthetic": int(keep[1].sum())} | {
-            f"median_{kind}": as_interval(np.median(p[k]) if k.any() else np.nan, np.nan, np.nan, int(k.sum()))["value"]
-            for kind, p, k in zip(("real", "synthetic"), parts, keep)}
+        found[name] = ({"n_real": int(keep[0].sum()), "n_synthetic": int(keep[1].sum())}
+                       | {f"median_{kind}": as_interval(np.median(p[k]) if k.any() else np.nan,
+            np.nan, np.nan, int(k.sum()))["value"] for kind, p, k in zip(("real", "synthetic"),
+            parts, keep)})
         for label, distance in (("wasserstein", scaled_wasserstein), ("ks", ks_distance)):
-            found[name][label] = bootstrap_interval(distance, values, is_real, draws=draws, seed=seed, groups=groups)
+            found[name][label] = bootstrap_interval(distance, values, is_real, draws=draws,
+                                                    seed=seed, groups=groups)
             found[name][f"{label}_floor"] = _floor(distance, values[is_real], owners[keep[0]], seed)
     return found
 
@@ -418,73 +489,97 @@ def rank_correlation(first, second) -> float:
         raise ValueError("no spread")
     return float(spearmanr(first, second).statistic)
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #4dfa2f88
 def bland_altman(asked, measured) -> dict:
-    """`bias`, `lower` and `upper` limit of agreement of measured - asked with 95 % intervals, `slope` and `spearman`; pairs with NaN are left out.
+    """`bias`, `lower` and `upper` limit of agreement of measured - asked with 95 % intervals,
+    `slope` and `spearman`; pairs with NaN are left out.
 
     Fewer than 3 pairs have no agreement: every number is None.
 
-    Source: Bland and Altman, Lancet 1986; limits have standard error sqrt(3 / n) of the differences' standard deviation.
+    Source: Bland and Altman, Lancet 1986; limits have standard error sqrt(3 / n) of the
+    differences' standard deviation.
     """
     asked, measured = np.asarray(asked, float), np.asarray(measured, float)
     both = np.isfinite(asked) & np.isfinite(measured)
     asked, difference, n = asked[both], (measured - asked)[both], int(both.sum())
     if n < 3:
-        return dict.fromkeys(("bias", "lower", "upper", "slope", "spearman"), as_interval(np.nan, np.nan, np.nan, n))
+        return dict.fromkeys(("bias", "lower", "upper", "slope", "spearman"),
+                             as_interval(np.nan, np.nan, np.nan, n))
     spread, quantile = difference.std(ddof=1), t.ppf(0.975, n - 1)
-    limits = {name: difference.mean() + factor * spread for name, factor in (("bias", 0), ("lower", -1.96), ("upper", 1.96))}
-    half = {"bias": quantile * spread / np.sqrt(n)} | dict.fromkeys(("lower", "upper"), quantile * spread * np.sqrt(3 / n))
-    found = {name: as_interval(value, value - half[name], value + half[name], n) for name, value in limits.items()}
+    limits = {name: difference.mean() + factor * spread
+              for name, factor in (("bias", 0), ("lower", -1.96), ("upper", 1.96))}
+    half = {"bias": quantile * spread / np.sqrt(n)} | dict.fromkeys(("lower", "upper"),
+        quantile * spread * np.sqrt(3 / n))
+    found = {name: as_interval(value, value - half[name], value + half[name], n)
+             for name, value in limits.items()}
     def slope(a, d):
         if np.ptp(a) == 0:
             raise ValueError("one asked value")
         return 1 + np.polyfit(a, d, 1)[0]
-    return found | {"slope": bootstrap_interval(slope, asked, difference), "spearman": bootstrap_interval(rank_correlation, asked, asked + difference)}
+    return found | {"slope": bootstrap_interval(slope, asked, difference),
+                    "spearman": bootstrap_interval(rank_correlation, asked, asked + difference)}
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #2bd6c1dd
 LESION_AREAS = ("red_lesion_area", "bright_lesion_area")
 
 
 def lesion_trend(grades, table: pd.DataFrame, draws: int = 200, seed: int = 0, groups=None) -> dict:
-    """Spearman's correlation of DR grade (0 to 4, NaN left out) with each of `LESION_AREAS` of a table with the same rows; intervals by `groups` (patients)."""
+    """Spearman's correlation of DR grade (0 to 4, NaN left out) with each of `LESION_AREAS` of a
+    table with the same rows; intervals by `groups` (patients)."""
     grades = np.asarray(grades, float)
-    known, owners = np.isfinite(grades), np.arange(len(grades)) if groups is None else np.asarray(groups)
-    return {name: bootstrap_interval(rank_correlation, grades[known], table[name].to_numpy(float)[known], draws=draws, seed=seed, groups=owners[known])
-            for name in LESION_AREAS}
+    known, owners = (np.isfinite(grades), np.arange(len(grades)) if groups is None
+                     else np.asarray(groups))
+    return {name: bootstrap_interval(rank_correlation, grades[known],
+                                     table[name].to_numpy(float)[known], draws=draws, seed=seed,
+                                     groups=owners[known]) for name in LESION_AREAS}
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #856578b8
 def draw_distributions(real: pd.DataFrame, synthetic: pd.DataFrame, axes) -> None:
-    """One histogram per biomarker on each of `axes` (at least ten): real filled, synthetic as an outline, in shares."""
+    """One histogram per biomarker on each of `axes` (at least ten): real filled, synthetic as an
+    outline, in shares."""
     for axis, (name, unit) in zip(axes, UNITS.items()):
         values = [table[name].dropna() for table in (real, synthetic)]
         both = np.concatenate(values)
-        edges = np.linspace(*np.quantile(both, [0.005, 0.995]), 21) if len(both) and np.ptp(both) > 0 else 10
-        for kind, part, style in zip(("real", "synthetic"), values, ({"alpha": 0.45}, {"histtype": "step", "linewidth": 2})):
-            axis.hist(part, edges, weights=np.full(len(part), 1 / max(len(part), 1)), color=PALETTE[kind], label=f"{kind} ({len(part)})", **style)
+        edges = np.linspace(*np.quantile(both, [0.005, 0.995]),
+                            21) if len(both) and np.ptp(both) > 0 else 10
+        for kind, part, style in zip(("real", "synthetic"), values,
+                                     ({"alpha": 0.45}, {"histtype": "step", "linewidth": 2})):
+            axis.hist(part, edges, weights=np.full(len(part), 1 / max(len(part), 1)),
+                      color=PALETTE[kind], label=f"{kind} ({len(part)})", **style)
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.set_xlabel(unit, fontsize=9)
         axis.set_yticks([])
         axis.tick_params(labelsize=8)
 
-
-def draw_bland_altman(axis, asked, measured, agreement: dict, colour: str = PALETTE["synthetic"]) -> None:
-    """Differences over the asked value, with bias and limits of agreement and their intervals (where there are any)."""
+# %% ../../nbs/analysis/19_biomarkers.ipynb #e40d8534
+def draw_bland_altman(axis, asked, measured, agreement: dict,
+                      colour: str = PALETTE["synthetic"]) -> None:
+    """Differences over the asked value, with bias and limits of agreement and their intervals
+    (where there are any)."""
     jitter = np.random.default_rng(0).uniform(-0.012, 0.012, len(asked))
-    axis.scatter(np.asarray(asked) + jitter, np.asarray(measured) - np.asarray(asked), s=9, alpha=0.5, color=colour, linewidths=0)
+    axis.scatter(np.asarray(asked) + jitter, np.asarray(measured) - np.asarray(asked), s=9,
+                 alpha=0.5, color=colour, linewidths=0)
     for name, line in (("bias", "-"), ("lower", "--"), ("upper", "--")):
         if agreement[name]["value"] is not None:
-            axis.axhline(agreement[name]["value"], color=PALETTE["dark"], linestyle=line, linewidth=1.3)
-            axis.axhspan(agreement[name]["low"], agreement[name]["high"], color=PALETTE["baseline"], alpha=0.3, linewidth=0)
+            axis.axhline(agreement[name]["value"], color=PALETTE["dark"], linestyle=line,
+                         linewidth=1.3)
+            axis.axhspan(agreement[name]["low"], agreement[name]["high"],
+                         color=PALETTE["baseline"], alpha=0.3, linewidth=0)
     axis.axhline(0, color=PALETTE["good"], linewidth=1, linestyle=":")
     axis.set(xlabel="cup-to-disc ratio asked", ylabel="measured - asked")
 
-
+# %% ../../nbs/analysis/19_biomarkers.ipynb #71a9532d
 def draw_by_grade(axis, grades: dict, values: dict, colours: dict, seed: int = 0) -> None:
-    """Mean of `values` [N] at each of `grades` [N] (NaN left out) with 95 % bootstrap intervals, one line for each key of the dicts."""
+    """Mean of `values` [N] at each of `grades` [N] (NaN left out) with 95 % bootstrap intervals,
+    one line for each key of the dicts."""
     for k, kind in enumerate(grades):
-        at = {grade: np.asarray(values[kind], float)[np.asarray(grades[kind], float) == grade] for grade in range(5)}
-        means = {grade: bootstrap_interval(np.mean, part, seed=seed) for grade, part in at.items() if len(part)}
-        places, middle = np.array(list(means)) + 0.12 * (k - (len(grades) - 1) / 2), np.array([mean["value"] for mean in means.values()])
+        at = {grade: np.asarray(values[kind], float)[np.asarray(grades[kind], float) == grade]
+              for grade in range(5)}
+        means = {grade: bootstrap_interval(np.mean, part, seed=seed)
+                 for grade, part in at.items() if len(part)}
+        places, middle = (np.array(list(means)) + 0.12 * (k - (len(grades) - 1) / 2),
+                          np.array([mean["value"] for mean in means.values()]))
         low, high = (np.array([mean[end] for mean in means.values()]) for end in ("low", "high"))
-        axis.errorbar(places, middle, [middle - low, high - middle], marker="o", markersize=4, linewidth=1.5, color=colours[kind], label=kind)
+        axis.errorbar(places, middle, [middle - low, high - middle], marker="o", markersize=4,
+                      linewidth=1.5, color=colours[kind], label=kind)
     axis.set(xlabel="DR grade asked", xticks=range(5))

@@ -20,35 +20,45 @@ from ..figures import image_grid
 
 # %% ../../nbs/analysis/14_counterfactual.ipynb #956e116c
 def pair_table(samples: pd.DataFrame) -> pd.DataFrame:
-    """Row numbers of the pairs in a samples table: `change`, `first`, `second`, and `other`, the same prompt from another seed (-1: there is none)."""
-    rows = samples.reset_index(drop=True).reset_index(names="row").groupby(["change", "pair"], sort=False)
-    pairs = rows.agg(first=("row", "first"), second=("row", "last"), prompt=("prompt", "first")).reset_index()
+    """Row numbers of the pairs in a samples table: `change`, `first`, `second`, and `other`, the
+    same prompt from another seed (-1: there is none)."""
+    rows = samples.reset_index(drop=True).reset_index(names="row").groupby(["change", "pair"],
+        sort=False)
+    pairs = rows.agg(first=("row", "first"), second=("row", "last"),
+                     prompt=("prompt", "first")).reset_index()
     together = pairs.groupby(["change", "prompt"], sort=False)["first"]
-    pairs["other"] = together.transform(lambda part: np.roll(part, -1)).where(together.transform("size") > 1, -1)
+    pairs["other"] = together.transform(lambda part:
+                                        np.roll(part, -1)).where(together.transform("size") > 1,
+        -1)
     return pairs.drop(columns="prompt")
 
 # %% ../../nbs/analysis/14_counterfactual.ipynb #380b35d9
 def pixel_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Mean absolute difference in grey levels, 0 to 255, float64 [N], of uint8 photographs [N, H, W, 3]."""
+    """Mean absolute difference in grey levels, 0 to 255, float64 [N], of uint8 photographs [N, H,
+    W, 3]."""
     return np.abs(first.astype(np.int16) - second).mean(axis=(1, 2, 3))
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Structural similarity, at most 1, float [N], of uint8 photographs [N, H, W, 3]."""
     pair = (as_batch(images).to(torch.float32) for images in (first, second))
-    return structural_similarity_index_measure(*pair, data_range=255.0, reduction="none").reshape(-1).numpy()
+    return structural_similarity_index_measure(*pair, data_range=255.0,
+                                               reduction="none").reshape(-1).numpy()
 
 # %% ../../nbs/analysis/14_counterfactual.ipynb #fc69c427
 def asked_reading(change: str) -> tuple[str, float]:
-    """Column of the readings that a change should raise, and by how much if it does what was asked in full."""
+    """Column of the readings that a change should raise, and by how much if it does what was asked
+    in full."""
     if change.startswith("dr_grade"):
         low, high = change.removeprefix("dr_grade_").split("_to_")
         return "dr_expected", float(high) - float(low)
     return ("eye_OS" if change == "eye" else f"{change}_present"), 1.0
 
-
-def answers_of(change: str, readings: pd.DataFrame, sides: np.ndarray, thresholds: dict) -> np.ndarray:
-    """Answers that a change should raise, float [N]: eye side (0 OD, 1 OS, NaN not found), likeliest grade, or disease absent (0) or present (1)."""
+# %% ../../nbs/analysis/14_counterfactual.ipynb #c911a25d
+def answers_of(change: str, readings: pd.DataFrame, sides: np.ndarray,
+               thresholds: dict) -> np.ndarray:
+    """Answers that a change should raise, float [N]: eye side (0 OD, 1 OS, NaN not found),
+    likeliest grade, or disease absent (0) or present (1)."""
     if change == "eye":
         return np.where(sides < 0, np.nan, sides)
     if change.startswith("dr_grade"):
@@ -56,30 +66,40 @@ def answers_of(change: str, readings: pd.DataFrame, sides: np.ndarray, threshold
     return (readings[f"{change}_present"].to_numpy() > thresholds.get(change, 0.5)).astype(float)
 
 # %% ../../nbs/analysis/14_counterfactual.ipynb #e74f6872
-LIMITS = {"pixel_distance": (0, 255), "similarity": (-1, 1), "disc_place": (0, np.inf), "eye_OS": (0, 1), "dr_expected": (0, 4), "glaucoma_present": (0, 1)}
+LIMITS = {"pixel_distance": (0, 255), "similarity": (-1, 1), "disc_place": (0, np.inf),
+          "eye_OS": (0, 1), "dr_expected": (0, 4), "glaucoma_present": (0, 1)}
 """What each measure of `differences` can be: intervals are cut there."""
 
-
+# %% ../../nbs/analysis/14_counterfactual.ipynb #ff7bc5cb
 def differences(first: dict, second: dict) -> dict[str, np.ndarray]:
-    """Differences of two lists of photographs, each as `images` [N, H, W, 3], `readings` (table of N rows) and `discs` [N, 2]; one array [N] a measure."""
-    read = {name: np.abs(first["readings"][name].to_numpy() - second["readings"][name].to_numpy()) for name in ("eye_OS", "dr_expected", "glaucoma_present")}
-    return {"pixel_distance": pixel_distance(first["images"], second["images"]), "similarity": similarity(first["images"], second["images"]),
+    """Differences of two lists of photographs, each as `images` [N, H, W, 3], `readings` (table of
+    N rows) and `discs` [N, 2]; one array [N] a measure."""
+    read = {name: np.abs(first["readings"][name].to_numpy()
+                         - second["readings"][name].to_numpy())
+            for name in ("eye_OS", "dr_expected", "glaucoma_present")}
+    return {"pixel_distance": pixel_distance(first["images"], second["images"]),
+            "similarity": similarity(first["images"], second["images"]),
             "disc_place": np.linalg.norm(first["discs"] - second["discs"], axis=1)} | read
 
-
+# %% ../../nbs/analysis/14_counterfactual.ipynb #22c6debd
 def mirrored(part: dict) -> dict:
-    """The same photographs in the mirror: pictures, place of the disc and eye side; the other readings stay as they are."""
-    return {"images": part["images"][:, :, ::-1], "readings": part["readings"].assign(eye_OS=1 - part["readings"]["eye_OS"]),
+    """The same photographs in the mirror: pictures, place of the disc and eye side; the other
+    readings stay as they are."""
+    return {"images": part["images"][:, :, ::-1],
+            "readings": part["readings"].assign(eye_OS=1 - part["readings"]["eye_OS"]),
             "discs": part["discs"] * [-1, 1] + [1, 0]}
 
-
+# %% ../../nbs/analysis/14_counterfactual.ipynb #c5832b36
 def mean_interval(values, limits=(-np.inf, np.inf)) -> dict:
-    """Mean over pairs with 95 % t interval, each pair with a seed of its own; None where there is no pair, NaN are left out."""
+    """Mean over pairs with 95 % t interval, each pair with a seed of its own; None where there is
+    no pair, NaN are left out."""
     values = np.asarray(values, float)[np.isfinite(values)]
-    return seed_interval(values, len(values), limits) if len(values) else as_interval(np.nan, np.nan, np.nan, 0, key="mean")
+    return seed_interval(values, len(values), limits) if len(values) else as_interval(np.nan,
+        np.nan, np.nan, 0, key="mean")
 
 # %% ../../nbs/analysis/14_counterfactual.ipynb #057ce4e8
-def counterfactual_scores(images: np.ndarray, readings: pd.DataFrame, samples: pd.DataFrame, thresholds: dict | None = None) -> dict:
+def counterfactual_scores(images: np.ndarray, readings: pd.DataFrame, samples: pd.DataFrame,
+                          thresholds: dict | None = None) -> dict:
     """What each change of one phrase did, by change.
 
     Parameters
@@ -91,33 +111,50 @@ def counterfactual_scores(images: np.ndarray, readings: pd.DataFrame, samples: p
 
     Returns
     -------
-    {change: {`pairs`, `asked_change`, `mean_change` (of the reading), `changed` (share of pairs whose answer rose), `kept`}}; `kept` has for each measure of
-    `differences` the mean of the pairs (`pair`), of different seeds with the same prompt (`seeds`) and, for `eye`, of the `mirrored` second member.
+    {change: {`pairs`, `asked_change`, `mean_change` (of the reading), `changed` (share of pairs
+    whose answer rose), `kept`}}; `kept` has for each measure of
+    `differences` the mean of the pairs (`pair`), of different seeds with the same prompt (`seeds`)
+    and, for `eye`, of the `mirrored` second member.
     """
-    sides, discs, pairs = geometry_eyes(images), np.array([find_disc(image) for image in images]), pair_table(samples)
+    sides, discs, pairs = (geometry_eyes(images),
+                           np.array([find_disc(image) for image in images]),
+                           pair_table(samples))
     def part(rows):
-        return {"images": images[rows], "readings": readings.iloc[rows].reset_index(drop=True), "discs": discs[rows]}
+        return {"images": images[rows], "readings": readings.iloc[rows].reset_index(drop=True),
+                "discs": discs[rows]}
     scores = {}
     for change, rows in pairs.groupby("change", sort=False):
-        first, second, alone = rows["first"].to_numpy(), rows["second"].to_numpy(), rows["other"].to_numpy() >= 0
+        first, second, alone = (rows["first"].to_numpy(), rows["second"].to_numpy(),
+                                rows["other"].to_numpy() >= 0)
         column, asked = asked_reading(change)
         largest = LIMITS.get(column, (0, 1))[1]
         answers = answers_of(change, readings, sides, thresholds or {})
-        groups = {"pair": (first, part(second)), "seeds": (first[alone], part(rows["other"].to_numpy()[alone]))}
+        groups = {"pair": (first, part(second)),
+                  "seeds": (first[alone], part(rows["other"].to_numpy()[alone]))}
         groups |= {"mirrored": (first, mirrored(part(second)))} if change == "eye" else {}
-        found = {name: differences(part(these), those) for name, (these, those) in groups.items() if len(these)}
-        scores[change] = {"pairs": len(rows), "asked_change": asked, "mean_change": mean_interval(readings[column].to_numpy()[second] - readings[column].to_numpy()[first], (-largest, largest)),
-                          "changed": wilson_interval((answers[second] > answers[first]).sum(), len(rows)),
-                          "kept": {measure: {name: mean_interval(values[measure], LIMITS[measure]) for name, values in found.items()}
-                                   for measure in found["pair"] if measure != column}}
+        found = {name: differences(part(these), those)
+                 for name, (these, those) in groups.items() if len(these)}
+        scores[change] = {"pairs": len(rows), "asked_change": asked,
+                          "mean_change": mean_interval(readings[column].to_numpy()[second]
+            - readings[column].to_numpy()[first], (-largest, largest)),
+                          "changed": wilson_interval((answers[second] > answers[first]).sum(),
+            len(rows)), "kept": {measure: {name: mean_interval(values[measure], LIMITS[measure])
+                                           for name, values in found.items()}
+                                 for measure in found["pair"] if measure != column}}
     return scores
 
 # %% ../../nbs/analysis/14_counterfactual.ipynb #27712e58
-def draw_pairs(images: np.ndarray, samples: pd.DataFrame, caption: str, per_change: int = 2, gain: float = 3.0) -> Figure:
-    """One row a change, `per_change` pairs each: before, after, and their difference (mean over colours times `gain`, dark is much)."""
+def draw_pairs(images: np.ndarray, samples: pd.DataFrame, caption: str, per_change: int = 2,
+               gain: float = 3.0) -> Figure:
+    """One row a change, `per_change` pairs each: before, after, and their difference (mean over
+    colours times `gain`, dark is much)."""
     pairs, cells = pair_table(samples).groupby("change", sort=False).head(per_change), []
     for first, second in pairs[["first", "second"]].to_numpy():
         gap = np.abs(images[first].astype(np.int16) - images[second]).mean(axis=2)
-        cells += [images[first], images[second], np.dstack([np.clip(255 - gain * gap, 0, 255).astype(np.uint8)] * 3)]
-    words = [change.replace("age_related_macular_degeneration", "age-related macular\ndegeneration").replace("dr_grade", "DR").replace("_", " ") for change in pairs["change"].unique()]
-    return image_grid(cells, column_titles=["before", "after", "difference"] * per_change, row_titles=words, cell_inches=1.2, caption=caption)
+        cells += [images[first], images[second],
+                  np.dstack([np.clip(255 - gain * gap, 0, 255).astype(np.uint8)] * 3)]
+    words = [change.replace("age_related_macular_degeneration",
+                            "age-related macular\ndegeneration").replace("dr_grade",
+        "DR").replace("_", " ") for change in pairs["change"].unique()]
+    return image_grid(cells, column_titles=["before", "after", "difference"] * per_change,
+                      row_titles=words, cell_inches=1.2, caption=caption)

@@ -25,11 +25,12 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 from tqdm import tqdm
-from transformers import (AutoModelForImageClassification, ImageProcessingMixin, ResNetConfig, ResNetForImageClassification, ViTConfig,
-                          ViTForImageClassification)
+from transformers import (AutoModelForImageClassification, ImageProcessingMixin, ResNetConfig,
+                          ResNetForImageClassification, ViTConfig, ViTForImageClassification)
 
 from ..statistics import as_interval, interval_text, paired_interval, seed_interval
-from .grader import as_batch, augment, labelled_split, quadratic_kappa, record_labels, shuffled_batches, two_views
+from .grader import (as_batch, augment, labelled_split, quadratic_kappa,
+                                         record_labels, shuffled_batches, two_views)
 from ..config import UserError, pick_device
 from ..data.read import load_records
 from ..figures import PALETTE
@@ -48,7 +49,8 @@ NETWORKS = ("resnet", "vit")
 
 # %% ../../nbs/analysis/17_downstream.ipynb #c30da48a
 class Classifier(nn.Module):
-    """`network` of transformers behind `prepare`, which makes its input of uint8 photographs [B, 3, H, W]; gives logits [B, classes]."""
+    """`network` of transformers behind `prepare`, which makes its input of uint8 photographs [B, 3,
+    H, W]; gives logits [B, classes]."""
 
     def __init__(self, network, prepare):
         super().__init__()
@@ -62,16 +64,18 @@ class Classifier(nn.Module):
 def small_network(kind: str, classes: int, size: int):
     """A small untrained "resnet" or "vit" for the two views [B, 6, size, size]."""
     if kind == "resnet":
-        config = ResNetConfig(num_channels=6, embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1],
-                              layer_type="basic", num_labels=classes)
+        config = ResNetConfig(num_channels=6, embedding_size=16, hidden_sizes=[16, 32, 64, 128],
+                              depths=[1, 1, 1, 1], layer_type="basic", num_labels=classes)
         return ResNetForImageClassification(config).to(memory_format=torch.channels_last)
-    config = ViTConfig(num_channels=6, image_size=size, patch_size=size // 8, hidden_size=96, num_hidden_layers=2,
-                       num_attention_heads=4, intermediate_size=192, initializer_range=0.05, num_labels=classes)
+    config = ViTConfig(num_channels=6, image_size=size, patch_size=size // 8, hidden_size=96,
+                       num_hidden_layers=2, num_attention_heads=4, intermediate_size=192,
+                       initializer_range=0.05, num_labels=classes)
     return ViTForImageClassification(config)
 
 # %% ../../nbs/analysis/17_downstream.ipynb #77a80d08
 class Normalise(nn.Module):
-    """uint8 photographs [B, 3, H, W] as a pretrained network wants them: [B, 3, size, size] (their own size where None), minus mean, over std."""
+    """uint8 photographs [B, 3, H, W] as a pretrained network wants them: [B, 3, size, size] (their
+    own size where None), minus mean, over std."""
 
     def __init__(self, mean, std, size: int | None = None):
         super().__init__()
@@ -83,53 +87,68 @@ class Normalise(nn.Module):
         """float32 photographs."""
         pixels = photographs.to(torch.float32) / 255
         if self.size not in (None, *pixels.shape[-1:]):
-            pixels = F.interpolate(pixels, size=(self.size,) * 2, mode="bilinear", antialias=True, align_corners=False)
+            pixels = F.interpolate(pixels, size=(self.size,) * 2, mode="bilinear",
+                                   antialias=True, align_corners=False)
         return (pixels - self.mean) / self.std
 
 # %% ../../nbs/analysis/17_downstream.ipynb #cd62f6d2
 def named_classifier(kind: str, name: str, classes: int) -> Classifier:
-    """The image classifier in folder `name` or of that hub name, with a new head where its own has other classes.
+    """The image classifier in folder `name` or of that hub name, with a new head where its own has
+    other classes.
 
     UserError where there are no weights, no image processor, or a network of another kind.
     """
     try:
-        network = AutoModelForImageClassification.from_pretrained(name, num_labels=classes, ignore_mismatched_sizes=True,
-                                                                  use_safetensors=True, trust_remote_code=False)
+        network = AutoModelForImageClassification.from_pretrained(name, num_labels=classes,
+            ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False)
         wanted = ImageProcessingMixin.get_image_processor_dict(name)[0]
     except (OSError, ValueError) as error:
-        raise UserError(f"downstream.{kind}: no image classifier in {name} ({str(error).splitlines()[0]}). Name a folder with config.json, safetensors and "
-                        "preprocessor_config.json, or a model of the hub: it is fetched when HF_HUB_OFFLINE=0 is set") from None
+        raise UserError(f"downstream.{kind}: no image classifier in {name} "
+                        f"({str(error).splitlines()[0]}). Name a folder with config.json, "
+                        "safetensors and "
+                        "preprocessor_config.json, or a model of the hub: it is fetched when "
+                        "HF_HUB_OFFLINE=0 is set") from None
     if network.config.model_type != kind:
-        raise UserError(f"downstream.{kind}: {name} holds a {network.config.model_type}; name a {kind}, or null for the small one")
-    return Classifier(network, Normalise(wanted["image_mean"], wanted["image_std"], getattr(network.config, "image_size", None)))
+        raise UserError(f"downstream.{kind}: {name} holds a {network.config.model_type}; name "
+                        f"a {kind}, or null for the small one")
+    return Classifier(network, Normalise(wanted["image_mean"], wanted["image_std"],
+                                         getattr(network.config, "image_size", None)))
 
 # %% ../../nbs/analysis/17_downstream.ipynb #c616ec12
 _BUILDING = Lock()
 """Held while weights are drawn: torch has one random state for all threads."""
 
 
-def new_classifier(kind: str, classes: int, size: int, seed: int = 0, name: str | None = None) -> Classifier:
-    """A "resnet" or "vit" for uint8 photographs of `size` px: small and untrained, or the pretrained one of that `name`; a seed fixes it."""
+def new_classifier(kind: str, classes: int, size: int, seed: int = 0,
+                   name: str | None = None) -> Classifier:
+    """A "resnet" or "vit" for uint8 photographs of `size` px: small and untrained, or the
+    pretrained one of that `name`; a seed fixes it."""
     if kind not in NETWORKS:
         raise ValueError(f"unknown classifier {kind!r}: known are {', '.join(NETWORKS)}")
     with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Classifier(small_network(kind, classes, size), two_views) if name is None else named_classifier(kind, name, classes)
+        return Classifier(small_network(kind, classes, size),
+                          two_views) if name is None else named_classifier(kind, name, classes)
 
 # %% ../../nbs/analysis/17_downstream.ipynb #040300a9
-def augment_strongly(photographs: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
-    """Photographs uint8 [B, 3, H, W], each mirrored by chance and, at `strength` 1, turned up to 30 degrees, zoomed and moved up to 10 %,
+def augment_strongly(photographs: torch.Tensor, generator: torch.Generator,
+                     strength: float = 1.0) -> torch.Tensor:
+    """Photographs uint8 [B, 3, H, W], each mirrored by chance and, at `strength` 1, turned up to 30
+    degrees, zoomed and moved up to 10 %,
     light, contrast and each colour changed up to 20 %."""
     def draw(*shape):
         return strength * (2 * torch.rand(len(photographs), *shape, generator=generator) - 1)
     mirror = torch.where(torch.rand(len(photographs), generator=generator) < 0.5, -1.0, 1.0)
     angle, zoom, moved = math.radians(30) * draw(), 1 + 0.1 * draw(), 0.2 * draw(2, 1)
-    turn = torch.stack([torch.cos(angle), -torch.sin(angle), torch.sin(angle), torch.cos(angle)], dim=1).view(-1, 2, 2) * zoom.view(-1, 1, 1)
-    turn = torch.cat([turn * torch.stack([mirror, torch.ones_like(mirror)], dim=1).unsqueeze(1), moved], dim=2)
+    turn = torch.stack([torch.cos(angle), -torch.sin(angle), torch.sin(angle),
+                        torch.cos(angle)], dim=1).view(-1, 2, 2) * zoom.view(-1, 1, 1)
+    turn = torch.cat([turn * torch.stack([mirror, torch.ones_like(mirror)], dim=1).unsqueeze(1),
+                      moved], dim=2)
     grid = F.affine_grid(turn, photographs.shape, align_corners=False)
     seen = F.grid_sample(photographs.to(torch.float32), grid, align_corners=False)
     middle = seen.mean(dim=(1, 2, 3), keepdim=True)
-    seen = ((seen - middle) * (1 + 0.2 * draw(1, 1, 1)) + middle) * (1 + 0.2 * draw(1, 1, 1)) * (1 + 0.2 * draw(3, 1, 1))
+    seen = (((seen - middle) * (1 + 0.2 * draw(1, 1, 1)) + middle)
+            * (1 + 0.2 * draw(1, 1, 1)) * (1 + 0.2 * draw(3, 1, 1)))
     return seen.clamp_(0, 255).round_().to(torch.uint8)
 
 # %% ../../nbs/analysis/17_downstream.ipynb #9c7ef068
@@ -138,47 +157,61 @@ CONDITIONS = {"real_only": "the real photographs",
               "strong_augmentation": "the real photographs, strongly augmented",
               "synthetic_only": "the generated photographs",
               "real_plus_synthetic": "half of each batch real, half generated",
-              "pretrain_then_finetune": "half of the steps on generated, then half on real photographs"}
+              "pretrain_then_finetune":
+              "half of the steps on generated, then half on real photographs"}
 """What each condition is trained on; every one has the same steps, batch size and learning rate."""
 
 # %% ../../nbs/analysis/17_downstream.ipynb #facdec50
-def balanced_batches(labels, batch_size: int, steps: int, generator: torch.Generator) -> list[torch.Tensor]:
-    """Row numbers of `steps` batches in which each class of `labels` [N] is as likely as any other."""
+def balanced_batches(labels, batch_size: int, steps: int,
+                     generator: torch.Generator) -> list[torch.Tensor]:
+    """Row numbers of `steps` batches in which each class of `labels` [N] is as likely as any other.
+    """
     labels = torch.as_tensor(np.asarray(labels))
     weights = 1.0 / torch.bincount(labels).to(torch.float64)[labels]
-    return [torch.multinomial(weights, batch_size, replacement=True, generator=generator) for _ in range(steps)]
+    return [torch.multinomial(weights, batch_size, replacement=True, generator=generator)
+            for _ in range(steps)]
 
 # %% ../../nbs/analysis/17_downstream.ipynb #a794fa27
-def phases(condition: str, labels, n_synthetic: int, batch_size: int, steps: int, generator: torch.Generator) -> list[list[torch.Tensor]]:
-    """Row numbers of the batches of a condition, in one or two phases; rows are the real photographs with `labels` [N], then the generated ones."""
+def phases(condition: str, labels, n_synthetic: int, batch_size: int, steps: int,
+           generator: torch.Generator) -> list[list[torch.Tensor]]:
+    """Row numbers of the batches of a condition, in one or two phases; rows are the real
+    photographs with `labels` [N], then the generated ones."""
     def real(size, count):
         return list(shuffled_batches(len(labels), size, count, generator))
     def synthetic(size, count):
-        return [len(labels) + rows for rows in shuffled_batches(n_synthetic, size, count, generator)]
+        return [len(labels) + rows for rows in shuffled_batches(n_synthetic, size, count,
+            generator)]
     half = batch_size // 2
     if condition == "resampled":
         return [balanced_batches(labels, batch_size, steps, generator)]
     if condition == "synthetic_only":
         return [synthetic(batch_size, steps)]
     if condition == "real_plus_synthetic":
-        return [[torch.cat(pair) for pair in zip(real(batch_size - half, steps), synthetic(half, steps))]]
+        return [[torch.cat(pair) for pair in zip(real(batch_size - half, steps),
+                                                 synthetic(half, steps))]]
     if condition == "pretrain_then_finetune":
         return [synthetic(batch_size, steps // 2), real(batch_size, steps - steps // 2)]
     return [real(batch_size, steps)]
 
 # %% ../../nbs/analysis/17_downstream.ipynb #cf06b64e
-def train_classifier(model: Classifier, photographs: torch.Tensor, labels, parts, lr: float, generator: torch.Generator, vary=augment,
-                     device: str = "cpu", **changes) -> Classifier:
-    """Train on uint8 `photographs` [N, 3, H, W] and int `labels` [N]: AdamW and a one-cycle learning rate in each phase of `parts` (`phases`).
+def train_classifier(model: Classifier, photographs: torch.Tensor, labels, parts, lr: float,
+                     generator: torch.Generator, vary=augment, device: str = "cpu",
+                     **changes) -> Classifier:
+    """Train on uint8 `photographs` [N, 3, H, W] and int `labels` [N]: AdamW and a one-cycle
+    learning rate in each phase of `parts` (`phases`).
 
-    `vary(photographs, generator, **changes)` changes each batch at random. Returned in eval mode on `device`.
+    `vary(photographs, generator, **changes)` changes each batch at random. Returned in eval mode on
+    `device`.
     """
-    model, answers = model.train().to(device), torch.as_tensor(np.asarray(labels, dtype=np.int64)).to(device)
+    model, answers = (model.train().to(device),
+                      torch.as_tensor(np.asarray(labels, dtype=np.int64)).to(device))
     for batches in filter(None, parts):
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=len(batches))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr,
+            total_steps=len(batches))
         for rows in batches:
-            loss = F.cross_entropy(model(vary(photographs[rows], generator, **changes).to(device)), answers[rows])
+            loss = F.cross_entropy(model(vary(photographs[rows], generator,
+                                              **changes).to(device)), answers[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -188,35 +221,46 @@ def train_classifier(model: Classifier, photographs: torch.Tensor, labels, parts
 # %% ../../nbs/analysis/17_downstream.ipynb #8aed914e
 @torch.no_grad()
 def classify(models: list[Classifier], images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Probabilities [models, N, classes], float32, of uint8 photographs [N, H, W, 3] by models of one kind, which share what `prepare` makes."""
+    """Probabilities [models, N, classes], float32, of uint8 photographs [N, H, W, 3] by models of
+    one kind, which share what `prepare` makes."""
     device, parts = next(models[0].parameters()).device, []
     for start in range(0, len(images), batch_size):
         seen = models[0].prepare(as_batch(images[start:start + batch_size]).to(device))
-        parts.append(torch.stack([model.network(seen).logits.softmax(dim=1) for model in models]).cpu())
+        parts.append(torch.stack([model.network(seen).logits.softmax(dim=1)
+                                  for model in models]).cpu())
     return torch.cat(parts, dim=1).numpy()
 
 # %% ../../nbs/analysis/17_downstream.ipynb #55e4cb59
-METRICS = {"accuracy": (0, 1), "f1": (0, 1), "qwk": (-1, 1), "auc": (0, 1), "ece": (0, 1), "brier": (0, 2)}
+METRICS = {"accuracy": (0, 1), "f1": (0, 1), "qwk": (-1, 1), "auc": (0, 1), "ece": (0, 1),
+           "brier": (0, 2)}
 """Metrics of the comparison and the limits of each."""
 
 
 def brier(probabilities: np.ndarray, truth) -> float:
-    """Brier score of probabilities [N, classes]: mean over photographs of the squared error summed over classes, 0 to 2 (Brier 1950)."""
-    return float(((probabilities - np.eye(probabilities.shape[1])[np.asarray(truth)]) ** 2).sum(axis=1).mean())
+    """Brier score of probabilities [N, classes]: mean over photographs of the squared error summed
+    over classes, 0 to 2 (Brier 1950)."""
+    return float(((probabilities - np.eye(probabilities.shape[1])[np.asarray(truth)])
+                  ** 2).sum(axis=1).mean())
 
-
+# %% ../../nbs/analysis/17_downstream.ipynb #b9a2d9ea
 def calibration_error(probabilities: np.ndarray, truth) -> float:
     """Expected calibration error of the likeliest class, 0 to 1 (torchmetrics, ten bins)."""
-    found = torch.as_tensor(probabilities, dtype=torch.float32), torch.as_tensor(np.asarray(truth, dtype=np.int64))
-    return float(multiclass_calibration_error(*found, num_classes=probabilities.shape[1], n_bins=10, norm="l1"))
+    found = (torch.as_tensor(probabilities, dtype=torch.float32),
+             torch.as_tensor(np.asarray(truth, dtype=np.int64)))
+    return float(multiclass_calibration_error(*found, num_classes=probabilities.shape[1],
+                                              n_bins=10, norm="l1"))
 
 # %% ../../nbs/analysis/17_downstream.ipynb #e5c84b9e
 def classifier_scores(probabilities: np.ndarray, truth) -> dict[str, float]:
-    """`METRICS` of probabilities [N, classes]; AUC for two classes only, NaN where only one of them is there."""
+    """`METRICS` of probabilities [N, classes]; AUC for two classes only, NaN where only one of them
+    is there."""
     truth, answers = np.asarray(truth), probabilities.argmax(axis=1)
-    scores = {"accuracy": accuracy_score(truth, answers), "f1": f1_score(truth, answers, average="macro"), "qwk": quadratic_kappa(truth, answers)}
+    scores = {"accuracy": accuracy_score(truth, answers),
+              "f1": f1_score(truth, answers, average="macro"),
+              "qwk": quadratic_kappa(truth, answers)}
     if probabilities.shape[1] == 2:
-        scores["auc"] = roc_auc_score(truth, probabilities[:, 1]) if len(np.unique(truth)) == 2 else np.nan
+        scores["auc"] = (roc_auc_score(truth, probabilities[:, 1]) if len(np.unique(truth)) == 2
+                         else np.nan)
     scores |= {"ece": calibration_error(probabilities, truth), "brier": brier(probabilities, truth)}
     return {name: float(value) for name, value in scores.items()}
 
@@ -228,18 +272,23 @@ def draw_real(labels, n: int, seed: int) -> np.ndarray:
 
 # %% ../../nbs/analysis/17_downstream.ipynb #0c83f9f8
 def plan(n_synthetic: int, doses=(), conditions=tuple(CONDITIONS)) -> list[tuple[str, int]]:
-    """The trainings of one network and seed: (condition, number of generated photographs), `doses` being further numbers for real_plus_synthetic."""
+    """The trainings of one network and seed: (condition, number of generated photographs), `doses`
+    being further numbers for real_plus_synthetic."""
     uses = {"synthetic_only", "real_plus_synthetic", "pretrain_then_finetune"}
-    return [(c, n_synthetic if c in uses else 0) for c in conditions] + [("real_plus_synthetic", n) for n in sorted(set(doses)) if 0 < n < n_synthetic]
+    return ([(c, n_synthetic if c in uses else 0) for c in conditions]
+            + [("real_plus_synthetic", n) for n in sorted(set(doses)) if 0 < n < n_synthetic])
 
 # %% ../../nbs/analysis/17_downstream.ipynb #c6a36ba9
-def one_seed(task: str, kind: str, seed: int, real: tuple, synthetic: tuple, tests: dict, trainings, n_real: int, steps: int, batch_size: int = 16,
-             lr: float = 1e-3, name: str | None = None, device: str = "cpu") -> list[dict]:
-    """One row for each training of `plan`: task, model, condition, n_synthetic, seed, n_train and `probabilities` by test set.
+def one_seed(task: str, kind: str, seed: int, real: tuple, synthetic: tuple, tests: dict,
+             trainings, n_real: int, steps: int, batch_size: int = 16, lr: float = 1e-3,
+             name: str | None = None, device: str = "cpu") -> list[dict]:
+    """One row for each training of `plan`: task, model, condition, n_synthetic, seed, n_train and
+    `probabilities` by test set.
 
     Parameters
     ----------
-    real, synthetic : uint8 photographs [N, H, W, 3] and their labels [N]. tests : name -> uint8 photographs.
+    real, synthetic : uint8 photographs [N, H, W, 3] and their labels [N]. tests : name -> uint8
+        photographs.
     """
     drawn = draw_real(real[1], n_real, seed)
     photographs = torch.cat([as_batch(real[0][drawn]), as_batch(synthetic[0])])
@@ -248,11 +297,14 @@ def one_seed(task: str, kind: str, seed: int, real: tuple, synthetic: tuple, tes
     for condition, count in trainings:
         generator = torch.Generator().manual_seed(seed)
         parts = phases(condition, labels[:len(drawn)], count, batch_size, steps, generator)
-        vary, changes = (augment_strongly, {}) if condition == "strong_augmentation" else (augment, {"softness": 0, "grain": 0})
+        vary, changes = ((augment_strongly, {}) if condition == "strong_augmentation"
+                         else (augment, {"softness": 0, "grain": 0}))
         model = new_classifier(kind, CLASSES[task], real[0].shape[1], seed, name)
-        models.append(train_classifier(model, photographs, labels, parts, lr, generator, vary, device, **changes))
-        rows.append({"task": task, "model": kind, "condition": condition, "n_synthetic": count, "seed": seed,
-                     "n_train": count + len(drawn) * (condition != "synthetic_only"), "probabilities": {}})
+        models.append(train_classifier(model, photographs, labels, parts, lr, generator, vary,
+                                       device, **changes))
+        rows.append({"task": task, "model": kind, "condition": condition, "n_synthetic": count,
+                     "seed": seed, "n_train": count
+                     + len(drawn) * (condition != "synthetic_only"), "probabilities": {}})
     for test, images in tests.items():
         for row, found in zip(rows, classify(models, images)):
             row["probabilities"][test] = found
@@ -268,89 +320,113 @@ def known(images: np.ndarray, labels, *more) -> tuple:
     keep = np.asarray(labels) >= 0
     return tuple(np.asarray(part)[keep] for part in (images, labels, *more))
 
-
+# %% ../../nbs/analysis/17_downstream.ipynb #caba65ed
 def task_data(real: tuple, synthetic: tuple, tests: dict[str, tuple]) -> tuple[dict, dict, dict]:
-    """What `compare` takes of one task, and labels and patients of its test sets; unknown labels and further test sets of one class are left out.
+    """What `compare` takes of one task, and labels and patients of its test sets; unknown labels
+    and further test sets of one class are left out.
 
-    `real`, `synthetic`: (photographs, labels); `tests`: name -> (photographs, labels, patients), "test" being the first.
+    `real`, `synthetic`: (photographs, labels); `tests`: name -> (photographs, labels, patients),
+    "test" being the first.
     """
     found = {name: known(*part) for name, part in tests.items()}
-    found = {name: part for name, part in found.items() if name == "test" or len(np.unique(part[1])) > 1}
-    data = {"real": real, "synthetic": known(*synthetic), "tests": {name: part[0] for name, part in found.items()}}
+    found = {name: part for name, part in found.items() if name == "test"
+             or len(np.unique(part[1])) > 1}
+    data = {"real": real, "synthetic": known(*synthetic),
+            "tests": {name: part[0] for name, part in found.items()}}
     return data, *({name: part[k] for name, part in found.items()} for k in (1, 2))
 
 # %% ../../nbs/analysis/17_downstream.ipynb #573dad24
-def compare(tasks: dict[str, dict], seeds: int, plans: dict, workers: int = 1, names: dict | None = None, progress: bool = False, **training) -> list[dict]:
+def compare(tasks: dict[str, dict], seeds: int, plans: dict, workers: int = 1,
+            names: dict | None = None, progress: bool = False, **training) -> list[dict]:
     """The rows of `one_seed` for each task, network of `plans` and seed, in this order.
 
     Parameters
     ----------
     tasks : task -> what `task_data` makes.
     plans : "resnet" or "vit" -> its trainings (`plan`).
-    workers : jobs side by side; one on a GPU. names : pretrained network for each kind, None for the small one.
+    workers : jobs side by side; one on a GPU. names : pretrained network for each kind, None for
+        the small one.
     training : n_real, steps, batch_size and lr of `one_seed`, the same for all.
     """
     jobs = [(task, kind, seed) for task in tasks for kind in plans for seed in range(seeds)]
     device, threads = pick_device(), torch.get_num_threads()
     def job(task, kind, seed):
-        return one_seed(task, kind, seed, **tasks[task], trainings=plans[kind], name=(names or {}).get(kind), device=device, **training)
+        return one_seed(task, kind, seed, **tasks[task], trainings=plans[kind],
+                        name=(names or {}).get(kind), device=device, **training)
     torch.set_num_threads(1 if workers > 1 else threads)
     try:
         with ThreadPoolExecutor(workers if device == "cpu" else 1) as pool:
-            found = list(tqdm(pool.map(job, *zip(*jobs)), total=len(jobs), desc="classifiers", disable=not progress))
+            found = list(tqdm(pool.map(job, *zip(*jobs)), total=len(jobs), desc="classifiers",
+                              disable=not progress))
     finally:
         torch.set_num_threads(threads)
     return [row for rows in found for row in rows]
 
 # %% ../../nbs/analysis/17_downstream.ipynb #028cc621
 def score_table(rows: list[dict], truths: dict[str, dict]) -> pd.DataFrame:
-    """One line per training: its columns, `n_test` and `METRICS`, and the same as `external_*` where `truths[task]` has "external"."""
+    """One line per training: its columns, `n_test` and `METRICS`, and the same as `external_*`
+    where `truths[task]` has "external"."""
     lines = []
     for row in rows:
         line = {key: value for key, value in row.items() if key != "probabilities"}
         for test, found in row["probabilities"].items():
             prefix, truth = "" if test == "test" else f"{test}_", truths[row["task"]][test]
-            line |= {f"n_{test}": len(truth)} | {prefix + metric: value for metric, value in classifier_scores(found, truth).items()}
+            line |= {f"n_{test}": len(truth)} | {prefix + metric: value
+                                                 for metric, value in classifier_scores(found,
+                truth).items()}
         lines.append(line)
     return pd.DataFrame(lines)
 
 # %% ../../nbs/analysis/17_downstream.ipynb #c6fa5b06
-def other_cameras(n_patients: int, seed: int, size: int) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
-    """Photographs uint8 [N, size, size, 3], labels (`TASKS`) and patients [N] of both eyes of simulated patients that no data set holds.
+def other_cameras(n_patients: int, seed: int, size: int) -> tuple[np.ndarray, pd.DataFrame,
+        np.ndarray]:
+    """Photographs uint8 [N, size, size, 3], labels (`TASKS`) and patients [N] of both eyes of
+    simulated patients that no data set holds.
 
-    A data set's patients are drawn from (seed, number), their eyes from (seed, number, 1 or 2), these from (seed, 1, 3 and up).
+    A data set's patients are drawn from (seed, number), their eyes from (seed, number, 1 or 2),
+    these from (seed, 1, 3 and up).
     """
-    eyes = [(k, eye) for k in range(n_patients) for eye in simulate_patient((seed, 1, 3 + k), 256, "many")]
-    return (np.stack([resize(eye.image, size) for _, eye in eyes]), pd.DataFrame([record_labels(eye.record) for _, eye in eyes]),
+    eyes = [(k, eye) for k in range(n_patients) for eye in simulate_patient((seed, 1, 3 + k),
+        256, "many")]
+    return (np.stack([resize(eye.image, size) for _, eye in eyes]),
+            pd.DataFrame([record_labels(eye.record) for _, eye in eyes]),
             np.array([k for k, _ in eyes]))
 
 # %% ../../nbs/analysis/17_downstream.ipynb #3734d03f
 def external_set(folder: str | None, source, n_patients: int, seed: int, size: int) -> tuple | None:
-    """(name, photographs uint8 [N, size, size, 3], labels, patients) of the data set in `folder`; without one `other_cameras` if `source` is simulated, else None."""
+    """(name, photographs uint8 [N, size, size, 3], labels, patients) of the data set in `folder`;
+    without one `other_cameras` if `source` is simulated, else None."""
     if folder is not None:
-        parts = [labelled_split(folder, split) for split in ("train", "val", "test") if split in set(load_records(folder)["split"])]
+        parts = [labelled_split(folder, split) for split in ("train", "val", "test")
+                 if split in set(load_records(folder)["split"])]
         records, images, labels = (list(part) for part in zip(*parts))
         images = np.stack([resize(image, size) for part in images for image in part])
-        return ", ".join(sorted(set(pd.concat(records)["source"]))), images, pd.concat(labels), pd.concat(records)["patient_id"].to_numpy()
-    return ("other cameras, simulated", *other_cameras(n_patients, seed, size)) if set(source) == {"simulated"} else None
+        return (", ".join(sorted(set(pd.concat(records)["source"]))), images, pd.concat(labels),
+                pd.concat(records)["patient_id"].to_numpy())
+    return (("other cameras, simulated", *other_cameras(n_patients, seed, size))
+            if set(source) == {"simulated"} else None)
 
 # %% ../../nbs/analysis/17_downstream.ipynb #d3d8fd42
 def weighted_kappa(weights: np.ndarray, truth, probabilities: np.ndarray) -> np.ndarray:
-    """Quadratic kappa of the likeliest class for each row of `weights` [draws, N]: float [draws]."""
+    """Quadratic kappa of the likeliest class for each row of `weights` [draws, N]: float [draws].
+    """
     classes = probabilities.shape[1]
     cells = np.asarray(truth) * classes + probabilities.argmax(axis=1)
     counts = (weights @ np.eye(classes ** 2)[cells]).reshape(-1, classes, classes)
     distance = np.subtract.outer(np.arange(classes), np.arange(classes)) ** 2
-    expected = counts.sum(axis=2)[:, :, None] * counts.sum(axis=1)[:, None] / counts.sum(axis=(1, 2))[:, None, None]
+    expected = counts.sum(axis=2)[:, :, None] * counts.sum(axis=1)[:,
+        None] / counts.sum(axis=(1, 2))[:, None, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         return 1 - (counts * distance).sum(axis=(1, 2)) / (expected * distance).sum(axis=(1, 2))
 
 # %% ../../nbs/analysis/17_downstream.ipynb #6c18227d
 def weighted_auc(weights: np.ndarray, truth, probabilities: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of the second class for each row of `weights` [draws, N], ties counted one half: float [draws]."""
+    """Area under the ROC curve of the second class for each row of `weights` [draws, N], ties
+    counted one half: float [draws]."""
     order = np.argsort(probabilities[:, 1], kind="stable")
     starts = np.flatnonzero(np.diff(probabilities[order, 1], prepend=-1.0))
-    positive, negative = (np.add.reduceat(weights[:, order] * (np.asarray(truth)[order] == k), starts, axis=1) for k in (1, 0))
+    positive, negative = (np.add.reduceat(weights[:, order] * (np.asarray(truth)[order] == k),
+                                          starts, axis=1) for k in (1, 0))
     below = negative.cumsum(axis=1) - negative / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
@@ -359,45 +435,59 @@ def weighted_auc(weights: np.ndarray, truth, probabilities: np.ndarray) -> np.nd
 WEIGHTED = {"qwk": weighted_kappa, "auc": weighted_auc}  # main metrics on weighted photographs
 
 # %% ../../nbs/analysis/17_downstream.ipynb #bbb18f46
-def paired_bootstrap(metric: str, truth, first: np.ndarray, second: np.ndarray, patients, draws: int = 1000, seed: int = 0) -> dict:
-    """Main metric of `second` minus that of `first` (probabilities [seeds, N, classes]), mean over seeds: `{value, low, high, n, seeds, p}`.
+def paired_bootstrap(metric: str, truth, first: np.ndarray, second: np.ndarray, patients,
+                     draws: int = 1000, seed: int = 0) -> dict:
+    """Main metric of `second` minus that of `first` (probabilities [seeds, N, classes]), mean over
+    seeds: `{value, low, high, n, seeds, p}`.
 
-    Each draw takes as many patients and seeds as there are, with replacement; p is two-sided, twice the share of draws on the rarer side of zero.
+    Each draw takes as many patients and seeds as there are, with replacement; p is two-sided, twice
+    the share of draws on the rarer side of zero.
     """
     rng, codes = np.random.default_rng(seed), np.unique(patients, return_inverse=True)[1]
     seeds, groups = len(first), codes.max() + 1
     weights = rng.multinomial(groups, np.full(groups, 1 / groups), draws)[:, codes].astype(float)
     weights = np.concatenate([np.ones((1, len(codes))), weights])
-    by_seed = np.concatenate([np.full((1, seeds), 1 / seeds), rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds])
-    gains = np.stack([WEIGHTED[metric](weights, truth, b) - WEIGHTED[metric](weights, truth, a) for a, b in zip(first, second)], axis=1)
+    by_seed = np.concatenate([np.full((1, seeds), 1 / seeds),
+                              rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds])
+    gains = np.stack([WEIGHTED[metric](weights, truth, b) - WEIGHTED[metric](weights, truth, a)
+                      for a, b in zip(first, second)], axis=1)
     value, *drawn = (gains * by_seed).sum(axis=1)
     drawn = np.array(drawn)[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
     rarer = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    return as_interval(value, low, high, len(codes), seeds) | {"p": round(float(min(1.0, 2 * (rarer + 1) / (len(drawn) + 1))), 6)}
+    return (as_interval(value, low, high, len(codes), seeds)
+            | {"p": round(float(min(1.0, 2 * (rarer + 1) / (len(drawn) + 1))), 6)})
 
 # %% ../../nbs/analysis/17_downstream.ipynb #40f1379a
-def swap_test(truth, first: np.ndarray, second: np.ndarray, patients, draws: int = 2000, seed: int = 0) -> float:
-    """Two-sided p of the accuracy of the seeds' mean probabilities when the two conditions are swapped patient by patient at random.
+def swap_test(truth, first: np.ndarray, second: np.ndarray, patients, draws: int = 2000,
+              seed: int = 0) -> float:
+    """Two-sided p of the accuracy of the seeds' mean probabilities when the two conditions are
+    swapped patient by patient at random.
 
     McNemar's test, but both eyes of a patient are swapped together.
     """
     right = [found.mean(axis=0).argmax(axis=1) == np.asarray(truth) for found in (first, second)]
-    difference = pd.Series(right[1].astype(int) - right[0]).groupby(np.asarray(patients)).sum().to_numpy()
+    difference = pd.Series(right[1].astype(int)
+                           - right[0]).groupby(np.asarray(patients)).sum().to_numpy()
     difference = difference[difference != 0]
     if len(difference) < 2:
         return 1.0
-    return float(stats.permutation_test((difference,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", n_resamples=draws,
-                                        vectorized=True, rng=np.random.default_rng(seed)).pvalue)
+    return float(stats.permutation_test((difference,), lambda x, axis: x.sum(axis=axis),
+                                        permutation_type="samples", n_resamples=draws,
+                                        vectorized=True, rng=np.random.default_rng(seed))
+                 .pvalue)
 
 # %% ../../nbs/analysis/17_downstream.ipynb #e2fb1bde
 def full_dose(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the largest number of generated photographs of their condition: all but the rest of the dose curve."""
+    """The rows with the largest number of generated photographs of their condition: all but the
+    rest of the dose curve."""
     return runs[runs["n_synthetic"] == runs.groupby("condition")["n_synthetic"].transform("max")]
 
 # %% ../../nbs/analysis/17_downstream.ipynb #48786850
-def paired_tests(rows: list[dict], truths: dict, patients: dict, test: str = "test", draws: int = 1000) -> list[dict]:
-    """Each condition against real_only of its task and network: main metric `difference` (bootstrap), `over_seeds` (t), p, p_holm, p_accuracy.
+def paired_tests(rows: list[dict], truths: dict, patients: dict, test: str = "test",
+                 draws: int = 1000) -> list[dict]:
+    """Each condition against real_only of its task and network: main metric `difference`
+    (bootstrap), `over_seeds` (t), p, p_holm, p_accuracy.
 
     `truths` and `patients` hold arrays [N] as task -> test set.
     """
@@ -405,66 +495,92 @@ def paired_tests(rows: list[dict], truths: dict, patients: dict, test: str = "te
     for (task, model), part in runs.groupby(["task", "model"], sort=False):
         if test not in truths[task]:
             continue
-        by = {name: np.stack([p[test] for p in group.sort_values("seed")["probabilities"]]) for name, group in part.groupby("condition", sort=False)}
+        by = {name: np.stack([p[test] for p in group.sort_values("seed")["probabilities"]])
+              for name, group in part.groupby("condition", sort=False)}
         metric, truth, owners = MAIN_METRIC[task], truths[task][test], patients[task][test]
-        scores = {name: [classifier_scores(p, truth)[metric] for p in probabilities] for name, probabilities in by.items()}
+        scores = {name: [classifier_scores(p, truth)[metric] for p in probabilities]
+                  for name, probabilities in by.items()}
         for name in by.keys() - {"real_only"}:
             difference = paired_bootstrap(metric, truth, by["real_only"], by[name], owners, draws)
-            found.append({"task": task, "model": model, "condition": name, "metric": metric, "p": difference.pop("p"), "difference": difference,
-                          "over_seeds": paired_interval(scores["real_only"], scores[name], len(truth)),
-                          "p_accuracy": round(swap_test(truth, by["real_only"], by[name], owners, draws), 6)})
+            found.append({"task": task, "model": model, "condition": name, "metric": metric,
+                          "p": difference.pop("p"), "difference": difference,
+                          "over_seeds": paired_interval(scores["real_only"], scores[name],
+                len(truth)), "p_accuracy": round(swap_test(truth, by["real_only"], by[name],
+                owners, draws), 6)})
     for row, p in zip(found, multipletests([row["p"] for row in found], method="holm")[1]):
         row["p_holm"] = round(float(p), 6)
-    return sorted(found, key=lambda row: (list(CLASSES).index(row["task"]), NETWORKS.index(row["model"]), list(CONDITIONS).index(row["condition"])))
+    return sorted(found, key=lambda row: (list(CLASSES).index(row["task"]),
+                                          NETWORKS.index(row["model"]),
+                                          list(CONDITIONS).index(row["condition"])))
 
 # %% ../../nbs/analysis/17_downstream.ipynb #7ffd269a
 def seed_table(runs: pd.DataFrame, test: str = "test") -> dict:
-    """Mean and t interval over seeds: nested task -> model -> condition (and "gain" of real_plus_synthetic, paired by seed) -> metric."""
+    """Mean and t interval over seeds: nested task -> model -> condition (and "gain" of
+    real_plus_synthetic, paired by seed) -> metric."""
     table, prefix = {}, "" if test == "test" else f"{test}_"
     for (task, model), part in full_dose(runs).groupby(["task", "model"], sort=False):
         if f"n_{test}" not in part or part[f"n_{test}"].isna().any():
             continue
         wide, n = part.pivot(index="seed", columns="condition"), int(part[f"n_{test}"].iloc[0])
         metrics = [m for m in METRICS if prefix + m in part and part[prefix + m].notna().all()]
-        cell = {c: {m: seed_interval(wide[prefix + m][c], n, METRICS[m]) for m in metrics} for c in part["condition"].unique()}
-        cell["gain"] = {m: paired_interval(wide[prefix + m]["real_only"], wide[prefix + m]["real_plus_synthetic"], n) for m in metrics}
+        cell = {c: {m: seed_interval(wide[prefix + m][c], n, METRICS[m]) for m in metrics}
+                for c in part["condition"].unique()}
+        cell["gain"] = {m: paired_interval(wide[prefix + m]["real_only"],
+                                           wide[prefix + m]["real_plus_synthetic"], n)
+                        for m in metrics}
         table.setdefault(task, {})[model] = cell
     return table
 
 # %% ../../nbs/analysis/17_downstream.ipynb #0b0fd920
 def headline(table: dict, model: str = "resnet") -> dict:
-    """The main metric of each task and condition for one model: `{task: {condition: {metric, model, mean, low, high, n, seeds}}}`."""
-    return {task: {condition: {"metric": MAIN_METRIC[task], "model": model} | models[model][condition][MAIN_METRIC[task]]
-                   for condition in ("real_only", "real_plus_synthetic")} for task, models in table.items()}
+    """The main metric of each task and condition for one model: `{task: {condition: {metric, model,
+    mean, low, high, n, seeds}}}`."""
+    return {task: {condition: {"metric": MAIN_METRIC[task], "model": model}
+                   | models[model][condition][MAIN_METRIC[task]] for condition in ("real_only",
+        "real_plus_synthetic")} for task, models in table.items()}
 
 # %% ../../nbs/analysis/17_downstream.ipynb #4faf2aee
 def dose_table(runs: pd.DataFrame, model: str = "resnet", test: str = "test") -> dict:
-    """Main metric of each task by the number of generated photographs, 0 being real_only: `{task: [{n_synthetic, mean, low, high, n, seeds}]}`."""
-    part = runs[(runs["model"] == model) & runs["condition"].isin(["real_only", "real_plus_synthetic"])].dropna(subset=f"n_{test}")
-    column = {task: ("" if test == "test" else f"{test}_") + MAIN_METRIC[task] for task in part["task"].unique()}
-    return {task: [{"n_synthetic": int(n)} | seed_interval(dose[column[task]], int(dose[f"n_{test}"].iloc[0]), METRICS[MAIN_METRIC[task]])
-                   for n, dose in group.groupby("n_synthetic")] for task, group in part.groupby("task", sort=False)}
+    """Main metric of each task by the number of generated photographs, 0 being real_only: `{task:
+    [{n_synthetic, mean, low, high, n, seeds}]}`."""
+    part = runs[(runs["model"] == model) & runs["condition"].isin(["real_only",
+        "real_plus_synthetic"])].dropna(subset=f"n_{test}")
+    column = {task: ("" if test == "test" else f"{test}_")
+              + MAIN_METRIC[task] for task in part["task"].unique()}
+    return {task: [{"n_synthetic": int(n)} | seed_interval(dose[column[task]],
+        int(dose[f"n_{test}"].iloc[0]), METRICS[MAIN_METRIC[task]])
+                   for n, dose in group.groupby("n_synthetic")]
+            for task, group in part.groupby("task", sort=False)}
 
 # %% ../../nbs/analysis/17_downstream.ipynb #c68285ef
 def draw_conditions(axis, task: str, models: dict) -> None:
-    """The main metric of each condition of a task with intervals over seeds: blue without generated photographs, orange with; one mark per network."""
+    """The main metric of each condition of a task with intervals over seeds: blue without generated
+    photographs, orange with; one mark per network."""
     names = [name for name in CONDITIONS if any(name in cell for cell in models.values())]
     for k, (model, cell) in enumerate(models.items()):
         for row, name in enumerate(names):
             if name in cell:
-                found, place = cell[name][MAIN_METRIC[task]], row + 0.3 * (k - (len(models) - 1) / 2)
-                colour = PALETTE["real" if name in ("real_only", "resampled", "strong_augmentation") else "synthetic"]
+                found, place = (cell[name][MAIN_METRIC[task]],
+                                row + 0.3 * (k - (len(models) - 1) / 2))
+                colour = PALETTE["real" if name in ("real_only", "resampled",
+                                                    "strong_augmentation") else "synthetic"]
                 if found["low"] is not None:
                     axis.hlines(place, found["low"], found["high"], colors=colour, linewidth=2)
-                axis.plot(found["mean"], place, "os"[k % 2], color=colour, markerfacecolor=colour if k == 0 else "white", markersize=7)
+                axis.plot(found["mean"], place, "os"[k % 2], color=colour,
+                          markerfacecolor=colour if k == 0 else "white", markersize=7)
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    axis.set(ylim=(len(names) - 0.4, -0.6), xlabel=MAIN_METRIC[task].upper(), title=task.replace("_", " "))
+    axis.set(ylim=(len(names) - 0.4, -0.6), xlabel=MAIN_METRIC[task].upper(),
+             title=task.replace("_", " "))
 
 # %% ../../nbs/analysis/17_downstream.ipynb #ccdebbc0
 def draw_doses(axis, task: str, doses: dict[str, dict]) -> None:
-    """The main metric by the number of generated photographs with intervals over seeds, a line for each test set of `doses` (`dose_table`)."""
-    for k, (label, table) in enumerate((label, table) for label, table in doses.items() if task in table):
-        number, mean, low, high = (np.array([np.nan if dose[key] is None else dose[key] for dose in table[task]], float) for key in ("n_synthetic", "mean", "low", "high"))
+    """The main metric by the number of generated photographs with intervals over seeds, a line for
+    each test set of `doses` (`dose_table`)."""
+    for k, (label, table) in enumerate((label, table) for label, table in doses.items()
+                                       if task in table):
+        number, mean, low, high = (np.array([np.nan if dose[key] is None
+                                             else dose[key] for dose in table[task]], float)
+                                   for key in ("n_synthetic", "mean", "low", "high"))
         place = number + 4 * k * number.max() / 300
         colour = PALETTE["dark" if k == 0 else "accent"]
         axis.plot(place, mean, "os"[k % 2] + ("-" if k == 0 else "--"), color=colour, label=label)
@@ -472,14 +588,20 @@ def draw_doses(axis, task: str, doses: dict[str, dict]) -> None:
     axis.set(xlabel="generated photographs", ylabel=MAIN_METRIC[task].upper())
 
 # %% ../../nbs/analysis/17_downstream.ipynb #72d95e6e
-def verdict(tests: list[dict], task: str, model: str = "resnet", condition: str = "real_plus_synthetic") -> str:
-    """What the paired test of a condition says of generated photographs, in words with the numbers."""
-    row = next(r for r in tests if (r["task"], r["model"], r["condition"]) == (task, model, condition))
+def verdict(tests: list[dict], task: str, model: str = "resnet",
+            condition: str = "real_plus_synthetic") -> str:
+    """What the paired test of a condition says of generated photographs, in words with the numbers.
+    """
+    row = next(r for r in tests if (r["task"], r["model"], r["condition"])
+               == (task, model, condition))
     gain, text = row["difference"], interval_text(row["difference"], 3)
     if gain["low"] is None:
         return f"{row['metric'].upper()} could not be compared"
-    told = "help" if gain["low"] > 0 else "harm" if gain["high"] < 0 else "do not help, as far as this can show"
-    many = "" if gain["low"] <= 0 <= gain["high"] else f"; p = {row['p']:.3f}, {row['p_holm']:.3f} after Holm's correction for {len(tests)} tests"
+    told = ("help" if gain["low"] > 0 else "harm" if gain["high"] < 0
+            else "do not help, as far as this can show")
+    many = ("" if gain["low"] <= 0 <= gain["high"]
+            else f"; p = {row['p']:.3f}, {row['p_holm']:.3f} after Holm's correction "
+            f"for {len(tests)} tests")
     return f"generated photographs {told}: {row['metric'].upper()} changes by {text}{many}"
 
 # %% ../../nbs/analysis/17_downstream.ipynb #8df5d49e

@@ -33,20 +33,27 @@ def age_band(age) -> str | None:
     """The band of an age [years] of `AGE_BANDS`; None where there is none."""
     return None if age is None or age != age else AGE_BANDS[int(age >= 50) + int(age > 65)]
 
-
+# %% ../../nbs/analysis/20_fairness.ipynb #20e75bec
 def record_groups(records: pd.DataFrame) -> pd.DataFrame:
-    """Groups of each row of `records.parquet`, columns `ATTRIBUTES`, None where the record does not say; index image_id."""
+    """Groups of each row of `records.parquet`, columns `ATTRIBUTES`, None where the record does not
+    say; index image_id."""
     def known(column):
         return records[column].astype(object).where(records[column].notna(), None).to_numpy()
-    columns = {"age": [age_band(age) for age in records["age"]], "sex": known("sex"), "eye": known("Eye"), "source": known("source"), "quality": known("Image_quality")}
+    columns = {"age": [age_band(age) for age in records["age"]], "sex": known("sex"),
+               "eye": known("Eye"), "source": known("source"),
+               "quality": known("Image_quality")}
     return pd.DataFrame(columns, index=pd.Index(records["image_id"], name="image_id"), dtype=object)
 
 # %% ../../nbs/analysis/20_fairness.ipynb #ba8ee314
 def patient_diseases(records: pd.DataFrame) -> pd.Series:
-    """For each row of `records.parquet` the diseases of its patient in any eye, as one text; index image_id."""
-    labels = pd.Series([EyeRecord.from_row(row).disease_labels for row in records.to_dict("records")], index=records.index)
-    joined = labels.groupby(records["patient_id"]).agg(lambda rows: ", ".join(sorted({name for row in rows for name in row})) or "none")
-    return pd.Series(joined.loc[records["patient_id"]].to_numpy(), index=pd.Index(records["image_id"], name="image_id"))
+    """For each row of `records.parquet` the diseases of its patient in any eye, as one text; index
+    image_id."""
+    labels = pd.Series([EyeRecord.from_row(row).disease_labels
+                        for row in records.to_dict("records")], index=records.index)
+    joined = labels.groupby(records["patient_id"]).agg(lambda rows:
+        ", ".join(sorted({name for row in rows for name in row})) or "none")
+    return pd.Series(joined.loc[records["patient_id"]].to_numpy(),
+                     index=pd.Index(records["image_id"], name="image_id"))
 
 # %% ../../nbs/analysis/20_fairness.ipynb #08a29f19
 def fast_accuracy(truth, answers) -> float:
@@ -56,13 +63,15 @@ def fast_accuracy(truth, answers) -> float:
 
 def fast_kappa(truth, answers) -> float:
     """Quadratic weighted kappa of two grade lists; NaN where both hold one single grade."""
-    apart = np.var(truth) + np.var(answers) + (np.mean(truth) - np.mean(answers)) ** 2 if len(truth) else 0
+    apart = (np.var(truth) + np.var(answers) + (np.mean(truth) - np.mean(answers)) ** 2
+             if len(truth) else 0)
     return float(1 - np.mean((truth - answers) ** 2) / apart) if apart > 0 else np.nan
 
-
+# %% ../../nbs/analysis/20_fairness.ipynb #d02df7c9
 def fast_spearman(first, second) -> float:
     """Spearman correlation; NaN where one side does not vary."""
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0: return np.nan
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return np.nan
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
@@ -76,25 +85,30 @@ def kernel_matrix(features) -> np.ndarray:
     features = np.asarray(features, np.float64)
     return (features @ features.T / features.shape[1] + 1) ** 3
 
-
+# %% ../../nbs/analysis/20_fairness.ipynb #4a531a01
 def _mean_pair(kernel, first, second, same: bool) -> float:
-    """Mean kernel over pairs drawn with the weights `first` and `second`; over different photographs only, where both are the `same` set."""
+    """Mean kernel over pairs drawn with the weights `first` and `second`; over different
+    photographs only, where both are the `same` set."""
     total, pairs = first @ kernel @ second, first.sum() * second.sum()
-    if same: total, pairs = total - first ** 2 @ np.diag(kernel), pairs - first @ first
+    if same:
+        total, pairs = total - first ** 2 @ np.diag(kernel), pairs - first @ first
     return total / pairs if pairs > 0 else np.nan
 
-
+# %% ../../nbs/analysis/20_fairness.ipynb #a972a18e
 def kernel_distance_of_rows(kernel: np.ndarray, generated: np.ndarray, rows) -> float:
-    """KID of the generated against the real among `rows` (which may repeat) of a table; `generated` is bool [N], `kernel` [N, N]."""
+    """KID of the generated against the real among `rows` (which may repeat) of a table; `generated`
+    is bool [N], `kernel` [N, N]."""
     unique, counts = np.unique(rows, return_counts=True)
     part, is_generated = kernel[np.ix_(unique, unique)], generated[unique]
     made, real = counts * is_generated.astype(float), counts * (~is_generated).astype(float)
-    return float(_mean_pair(part, made, made, True) + _mean_pair(part, real, real, True) - 2 * _mean_pair(part, made, real, False))
+    return float(_mean_pair(part, made, made, True) + _mean_pair(part, real, real, True) - 2
+                 * _mean_pair(part, made, real, False))
 
 # %% ../../nbs/analysis/20_fairness.ipynb #16503e68
 @dataclass(frozen=True)
 class Measure:
-    """`of_rows` gives the measure of row numbers; `counted` is bool [N]: rows that `n` counts; `group` and `unit` are found by the same row numbers."""
+    """`of_rows` gives the measure of row numbers; `counted` is bool [N]: rows that `n` counts;
+    `group` and `unit` are found by the same row numbers."""
     part: str  # fidelity, adherence or utility
     of_rows: Callable
     counted: np.ndarray
@@ -102,26 +116,36 @@ class Measure:
     kinds: np.ndarray  # names are shuffled among rows of one kind only
     share: bool = False  # a share has Wilson's interval, which is no point where all are right
 
+# %% ../../nbs/analysis/20_fairness.ipynb #8a90cd12
 def on_rows(part: str, statistic: Callable, image_ids, *arrays) -> Measure:
-    """A measure that is a `statistic` of arrays of one length; rows where the first (the truth) is negative are left out."""
+    """A measure that is a `statistic` of arrays of one length; rows where the first (the truth) is
+    negative are left out."""
     known = np.asarray(arrays[0]) >= 0
     arrays = [np.asarray(a)[known] for a in arrays]
     ids = np.asarray(image_ids)[known]
-    return Measure(part, lambda rows: statistic(*(a[rows] for a in arrays)), np.ones(len(ids), bool), ids, np.zeros(len(ids), int), statistic is fast_accuracy)
+    return Measure(part, lambda rows: statistic(*(a[rows] for a in arrays)),
+                   np.ones(len(ids), bool), ids, np.zeros(len(ids), int),
+                   statistic is fast_accuracy)
 
+# %% ../../nbs/analysis/20_fairness.ipynb #0aea193e
 def kid_measure(features, generated, image_ids) -> Measure:
-    """KID as a measure of rows; `n` counts the generated ones, or whatever `generated` (bool [N]) marks."""
+    """KID as a measure of rows; `n` counts the generated ones, or whatever `generated` (bool [N])
+    marks."""
     generated = np.asarray(generated, bool)
-    return Measure("fidelity", partial(kernel_distance_of_rows, kernel_matrix(features), generated), generated, np.asarray(image_ids), generated.astype(int))
+    return Measure("fidelity", partial(kernel_distance_of_rows, kernel_matrix(features),
+                                       generated), generated, np.asarray(image_ids),
+                   generated.astype(int))
 
 # %% ../../nbs/analysis/20_fairness.ipynb #7856ca49
 def _values(of_rows, codes, n_groups: int) -> np.ndarray:
-    """The measure of each group of rows, float [n_groups]; `codes` [N] says whose a row is, -1 nobody's."""
+    """The measure of each group of rows, float [n_groups]; `codes` [N] says whose a row is, -1
+    nobody's."""
     return np.array([of_rows(np.flatnonzero(codes == group)) for group in range(n_groups)])
 
-
+# %% ../../nbs/analysis/20_fairness.ipynb #a357feb7
 def resampled_values(of_rows, codes, units, draws: int, rng) -> np.ndarray:
-    """Measures of all groups when `units` (patients) are drawn with replacement, float [draws, groups]."""
+    """Measures of all groups when `units` (patients) are drawn with replacement, float [draws,
+    groups]."""
     _, unit = np.unique(units, return_inverse=True)
     order, starts = np.argsort(unit, kind="stable"), np.cumsum(np.bincount(unit))[:-1]
     members, groups, values = np.split(order, starts), codes.max() + 1, []
@@ -132,7 +156,8 @@ def resampled_values(of_rows, codes, units, draws: int, rng) -> np.ndarray:
 
 # %% ../../nbs/analysis/20_fairness.ipynb #1dbd1a3a
 def shuffler(codes, units, strata) -> Callable:
-    """A function of a random generator that gives `codes` [N] shuffled within `strata` [N]: whole units where each has one code and one stratum, else single rows."""
+    """A function of a random generator that gives `codes` [N] shuffled within `strata` [N]: whole
+    units where each has one code and one stratum, else single rows."""
     table = pd.DataFrame({"code": codes, "unit": units, "stratum": strata})
     whole = bool((table.groupby("unit")[["code", "stratum"]].nunique() == 1).all(axis=None))
     unit = np.unique(units, return_inverse=True)[1] if whole else np.arange(len(codes))
@@ -146,93 +171,134 @@ def shuffler(codes, units, strata) -> Callable:
         return found[unit]
     return shuffle
 
-
+# %% ../../nbs/analysis/20_fairness.ipynb #8b95963c
 def shuffle_p(of_rows, codes, units, strata, most: int, rng, enough: int = 10) -> float:
-    """Chance that shuffled names give a largest gap of at least the one found: shuffles until `enough` do, `most` at most (Besag and Clifford 1991)."""
+    """Chance that shuffled names give a largest gap of at least the one found: shuffles until
+    `enough` do, `most` at most (Besag and Clifford 1991)."""
     groups, shuffle, exceeding = codes.max() + 1, shuffler(codes, units, strata), 0
     found = np.ptp(_values(of_rows, codes, groups))
     for number in range(1, most + 1):
-        exceeding += not np.ptp(_values(of_rows, shuffle(rng), groups)) < found - 1e-12  # a gap that is not defined counts
-        if exceeding == enough: return enough / number
+        # a gap that is not defined counts
+        exceeding += not np.ptp(_values(of_rows, shuffle(rng), groups)) < found - 1e-12
+        if exceeding == enough:
+            return enough / number
     return (exceeding + 1) / (most + 1)
 
 # %% ../../nbs/analysis/20_fairness.ipynb #f8dd5c84
 def split_groups(names, counted, smallest: int) -> tuple[list[str], dict[str, int]]:
-    """Groups with at least `smallest` counted rows, in order, and the size of those that are too small; None is no group."""
+    """Groups with at least `smallest` counted rows, in order, and the size of those that are too
+    small; None is no group."""
     sizes = pd.Series(names, dtype=object)[counted].value_counts()
-    order = [name for name in (*ORDER, *sorted(set(sizes.index) - set(ORDER))) if name in sizes.index]
-    return [name for name in order if sizes[name] >= smallest], {name: int(sizes[name]) for name in order if sizes[name] < smallest}
+    order = [name for name in (*ORDER, *sorted(set(sizes.index) - set(ORDER)))
+             if name in sizes.index]
+    return ([name for name in order if sizes[name] >= smallest],
+            {name: int(sizes[name]) for name in order if sizes[name] < smallest})
 
+# %% ../../nbs/analysis/20_fairness.ipynb #fcc820a9
+def compare_groups(measure: Measure, names, units, diseases, smallest: int = 30,
+                   draws: int = 200, seed: int = 0) -> dict:
+    """One measure in the groups `names` [N] (None: not known) of patients `units` [N] with
+    `diseases` [N].
 
-def compare_groups(measure: Measure, names, units, diseases, smallest: int = 30, draws: int = 200, seed: int = 0) -> dict:
-    """One measure in the groups `names` [N] (None: not known) of patients `units` [N] with `diseases` [N].
-
-    Returns `groups` {name: interval}, `too_small` {name: n}, and, with two groups or more, `gap` (interval, with `between` and `p`, `p_same_diseases`).
+    Returns `groups` {name: interval}, `too_small` {name: n}, and, with two groups or more, `gap`
+    (interval, with `between` and `p`, `p_same_diseases`).
     """
     names, rng = np.asarray(names, dtype=object), np.random.default_rng(seed)
     kept, too_small = split_groups(names, measure.counted, smallest)
     codes = np.array([kept.index(name) if name in kept else -1 for name in names])
     found = {"groups": {}, "too_small": too_small}
-    if not kept: return found
-    values, drawn = _values(measure.of_rows, codes, len(kept)), resampled_values(measure.of_rows, codes, units, draws, rng)
-    ends = np.nanquantile(drawn, [.025, .975], axis=0) if np.isfinite(drawn).any() else np.full((2, len(kept)), np.nan)
+    if not kept:
+        return found
+    values, drawn = (_values(measure.of_rows, codes, len(kept)),
+                     resampled_values(measure.of_rows, codes, units, draws, rng))
+    ends = (np.nanquantile(drawn, [0.025, 0.975], axis=0)
+            if np.isfinite(drawn).any() else np.full((2, len(kept)), np.nan))
     for k, name in enumerate(kept):
         n = int(measure.counted[codes == k].sum())
-        found["groups"][name] = wilson_interval(round(values[k] * n), n) if measure.share else as_interval(values[k], *ends[:, k], n)
-    if len(kept) > 1 and np.isfinite(values).all(): found["gap"] = _gap(measure, kept, codes, units, diseases, values, drawn, rng)
+        found["groups"][name] = (wilson_interval(round(values[k] * n), n) if measure.share
+                                 else as_interval(values[k], *ends[:, k], n))
+    if len(kept) > 1 and np.isfinite(values).all():
+        found["gap"] = _gap(measure, kept, codes, units, diseases, values, drawn, rng)
     return found
 
 # %% ../../nbs/analysis/20_fairness.ipynb #5d4efcec
 def _gap(measure, kept, codes, units, diseases, values, drawn, rng) -> dict:
-    """The gap between the two groups that are farthest apart: interval, `between` [low group, high group], and both p values."""
+    """The gap between the two groups that are farthest apart: interval, `between` [low group, high
+    group], and both p values."""
     low, high = int(values.argmin()), int(values.argmax())
-    ends = np.nanquantile(drawn[:, high] - drawn[:, low], [.025, .975])
+    ends = np.nanquantile(drawn[:, high] - drawn[:, low], [0.025, 0.975])
     inside = np.flatnonzero(codes >= 0)
-    def of_rows(rows): return measure.of_rows(inside[rows])
-    kinds, told = measure.kinds[inside].astype(str), np.asarray(diseases, dtype=object)[inside].astype(str)
-    p, p_same = (shuffle_p(of_rows, codes[inside], np.asarray(units)[inside], strata, 10 * len(drawn), rng) for strata in (kinds, np.char.add(np.char.add(kinds, " "), told)))
-    return as_interval(values[high] - values[low], *ends, measure.counted[inside].sum()) | {"between": [kept[low], kept[high]], "p": round(p, 4), "p_same_diseases": round(p_same, 4)}
+    def of_rows(rows):
+        return measure.of_rows(inside[rows])
+    kinds, told = (measure.kinds[inside].astype(str),
+                   np.asarray(diseases, dtype=object)[inside].astype(str))
+    p, p_same = (shuffle_p(of_rows, codes[inside], np.asarray(units)[inside], strata,
+                           10 * len(drawn), rng) for strata in (kinds,
+        np.char.add(np.char.add(kinds, " "), told)))
+    return as_interval(values[high] - values[low], *ends,
+                       measure.counted[inside].sum()) | {"between": [kept[low], kept[high]],
+        "p": round(p, 4), "p_same_diseases": round(p_same, 4)}
 
 # %% ../../nbs/analysis/20_fairness.ipynb #6087ca37
-def compare_all(measures: dict[str, Measure], records: pd.DataFrame, smallest: int = 30, draws: int = 200, seed: int = 0, attributes=ATTRIBUTES) -> dict:
-    """`compare_groups` of every measure in every attribute: {attribute: {measure: comparison}}; `records` are those of all rows of the measures."""
+def compare_all(measures: dict[str, Measure], records: pd.DataFrame, smallest: int = 30,
+                draws: int = 200, seed: int = 0, attributes=ATTRIBUTES) -> dict:
+    """`compare_groups` of every measure in every attribute: {attribute: {measure: comparison}};
+    `records` are those of all rows of the measures."""
     groups, diseases = record_groups(records), patient_diseases(records)
     patients = pd.Series(records["patient_id"].to_numpy(), index=groups.index)
     found = {attribute: {} for attribute in attributes}
     for name, measure in measures.items():
-        units = np.char.add(measure.kinds.astype(str), patients.loc[measure.image_ids].to_numpy().astype(str))
+        units = np.char.add(measure.kinds.astype(str),
+                            patients.loc[measure.image_ids].to_numpy().astype(str))
         told = diseases.loc[measure.image_ids].to_numpy()
         for attribute in attributes:
-            found[attribute][name] = compare_groups(measure, groups.loc[measure.image_ids, attribute].to_numpy(), units, told, smallest, draws, seed)
+            found[attribute][name] = compare_groups(measure,
+                                                    groups.loc[measure.image_ids,
+                attribute].to_numpy(), units, told, smallest, draws, seed)
     return found
 
-
+# %% ../../nbs/analysis/20_fairness.ipynb #bb8c74e4
 def adjust_for_number(found: dict, kind: str = "p_same_diseases") -> dict:
-    """Write Holm's adjusted p (`<kind>_holm`) into every gap of `compare_all`, in place; gives {tests, below_0.05, smallest, smallest_holm}."""
-    gaps = [part["gap"] for comparisons in found.values() for part in comparisons.values() if "gap" in part]
-    if not gaps: return {"tests": 0, "below_0.05": 0, "smallest": None, "smallest_holm": None}
+    """Write Holm's adjusted p (`<kind>_holm`) into every gap of `compare_all`, in place; gives
+    {tests, below_0.05, smallest, smallest_holm}."""
+    gaps = [part["gap"] for comparisons in found.values() for part in comparisons.values()
+            if "gap" in part]
+    if not gaps:
+        return {"tests": 0, "below_0.05": 0, "smallest": None, "smallest_holm": None}
     p = np.array([gap[kind] for gap in gaps])
-    for gap, adjusted in zip(gaps, multipletests(p, method="holm")[1]): gap[f"{kind}_holm"] = round(float(adjusted), 4)
-    return {"tests": len(gaps), "below_0.05": int((p < .05).sum()), "smallest": float(p.min()), "smallest_holm": min(gap[f"{kind}_holm"] for gap in gaps)}
+    for gap, adjusted in zip(gaps, multipletests(p, method="holm")[1]):
+        gap[f"{kind}_holm"] = round(float(adjusted), 4)
+    return {"tests": len(gaps), "below_0.05": int((p < 0.05).sum()), "smallest": float(p.min()),
+            "smallest_holm": min(gap[f"{kind}_holm"] for gap in gaps)}
 
 # %% ../../nbs/analysis/20_fairness.ipynb #10bca202
 def groups_to_show(found: dict, names) -> list[tuple[str, str]]:
-    """(attribute, group) of `compare_all` in order, where an attribute has two groups or more in any of the measures `names`."""
-    sets = {attribute: [list(parts[name]["groups"]) for name in names] for attribute, parts in found.items()}
-    joined = {attribute: list(dict.fromkeys(group for groups in lists for group in groups)) for attribute, lists in sets.items()}
-    def place(group): return ORDER.index(group) if group in ORDER else -1
-    return [(attribute, group) for attribute, groups in joined.items() if len(groups) > 1 for group in sorted(groups, key=place)]
+    """(attribute, group) of `compare_all` in order, where an attribute has two groups or more in
+    any of the measures `names`."""
+    sets = {attribute: [list(parts[name]["groups"]) for name in names]
+            for attribute, parts in found.items()}
+    joined = {attribute: list(dict.fromkeys(group for groups in lists for group in groups))
+              for attribute, lists in sets.items()}
+    def place(group):
+        return ORDER.index(group) if group in ORDER else -1
+    return [(attribute, group) for attribute, groups in joined.items() if len(groups) > 1
+            for group in sorted(groups, key=place)]
 
-
-def draw_groups(axis, found: dict, shown, name: str, colour: str, label: str = "", shift: float = 0.) -> None:
-    """Intervals of the measure `name` in the groups `shown` (of `groups_to_show`) on `axis`, top to bottom; a group that was not measured stays empty."""
+# %% ../../nbs/analysis/20_fairness.ipynb #6b085129
+def draw_groups(axis, found: dict, shown, name: str, colour: str, label: str = "",
+                shift: float = 0.0) -> None:
+    """Intervals of the measure `name` in the groups `shown` (of `groups_to_show`) on `axis`, top to
+    bottom; a group that was not measured stays empty."""
     for place, (attribute, group) in enumerate(shown):
         part = found[attribute][name]["groups"].get(group)
-        if part is None or part["value"] is None: continue
-        if part["low"] is not None: axis.hlines(place + shift, part["low"], part["high"], colors=colour, linewidth=2.5)
+        if part is None or part["value"] is None:
+            continue
+        if part["low"] is not None:
+            axis.hlines(place + shift, part["low"], part["high"], colors=colour, linewidth=2.5)
         axis.plot(part["value"], place + shift, "o", color=colour, markersize=6, label=label)
         label = ""
     for place in range(1, len(shown)):
-        if shown[place][0] != shown[place - 1][0]: axis.axhline(place - .5, color=PALETTE["baseline"], linewidth=.8)
+        if shown[place][0] != shown[place - 1][0]:
+            axis.axhline(place - 0.5, color=PALETTE["baseline"], linewidth=0.8)
     axis.set_yticks(range(len(shown)), [group for _, group in shown])
-    axis.set_ylim(len(shown) - .5, -.5)
+    axis.set_ylim(len(shown) - 0.5, -0.5)

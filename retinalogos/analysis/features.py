@@ -41,32 +41,39 @@ class Extractor:
         """Feature vectors, float32 [B, D], of uint8 photographs [B, H, W, 3]."""
         return self.function(images)
 
-
+# %% ../../nbs/analysis/11_features.ipynb #d611be76
 def grader_extractor(grader) -> Extractor:
     """The features that a grader's answers are made from."""
-    return Extractor("grader", "grader network of this project, trained on the validation split, at the photographs' own size", lambda images: grader_features(grader, images))
+    return Extractor("grader",
+                     "grader network of this project, trained on the validation split, at "
+                     "the photographs' own size", lambda images:
+                     grader_features(grader, images))
 
-
+# %% ../../nbs/analysis/11_features.ipynb #87d6d92a
 def clip_extractor(clip) -> Extractor:
     """Image features of a CLIP, `(model, tokenizer)`, at length 1."""
     side = clip[0].config.vision_config.image_size
-    return Extractor("clip", f"CLIP of data/encoders, photographs resized to {side} px", lambda images: clip_features_images(clip, images))
+    return Extractor("clip", f"CLIP of data/encoders, photographs resized to {side} px",
+                     lambda images: clip_features_images(clip, images))
 
 # %% ../../nbs/analysis/11_features.ipynb #802026fc
 def pixel_settings(name: str) -> tuple[int, list, list]:
-    """(pixels a side, mean, standard deviation) of a model's `preprocessor_config.json`; UserError where it is missing."""
+    """(pixels a side, mean, standard deviation) of a model's `preprocessor_config.json`; UserError
+    where it is missing."""
     try:
         told = json.loads(Path(cached_file(name, "preprocessor_config.json")).read_text())
     except OSError as error:
-        raise UserError(f"feature extractor: no preprocessor_config.json in {name} ({str(error).splitlines()[0]}). It says how pixels are prepared; "
+        raise UserError(f"feature extractor: no preprocessor_config.json in {name} "
+                        f"({str(error).splitlines()[0]}). It says how pixels are prepared; "
                         "fetch it with the weights") from None
     size = told.get("crop_size") or told["size"]
     side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
     return side, told["image_mean"], told["image_std"]
 
-
+# %% ../../nbs/analysis/11_features.ipynb #13f228a4
 def transformers_extractor(name: str) -> Extractor:
-    """The network in a folder or of a hub name; UserError where there are no weights or the wrong ones."""
+    """The network in a folder or of a hub name; UserError where there are no weights or the wrong
+    ones."""
     model = open_model("feature extractor", AutoModel.from_pretrained, name)
     side, *normal = pixel_settings(name)
     mean, spread = (torch.tensor(values).view(1, 3, 1, 1) for values in normal)
@@ -76,7 +83,9 @@ def transformers_extractor(name: str) -> Extractor:
         pixels = (to_tensor(resize(images, side)) + 1) / 2
         found = model((pixels - mean) / spread).last_hidden_state
         return (found[:, 0] if found.ndim == 3 else found.mean((2, 3))).float().numpy()
-    return Extractor(Path(name).name, f"{type(model).__name__} of {name}, photographs resized to {side} px", features)
+    return Extractor(Path(name).name,
+                     f"{type(model).__name__} of {name}, photographs resized to {side} px",
+                     features)
 
 # %% ../../nbs/analysis/11_features.ipynb #78a51c6b
 class Convolution(nn.Module):
@@ -97,7 +106,8 @@ class Convolution(nn.Module):
 class Mixed(nn.Module):
     """Branches side by side, their outputs joined.
 
-    `branches` maps a name to its steps: (outputs, kernel, stride), or a list of such where the branch forks.
+    `branches` maps a name to its steps: (outputs, kernel, stride), or a list of such where the
+    branch forks.
     """
 
     def __init__(self, inputs: int, branches: dict, pool: nn.Module, pooled: int = 0):
@@ -107,7 +117,9 @@ class Mixed(nn.Module):
             chain, width = [], inputs
             for k, step in enumerate(steps, 1):
                 fork = step if isinstance(step, list) else [step]
-                names = [f"{name}{f'_{k}' if len(steps) > 1 else ''}{letter if len(fork) > 1 else ''}" for letter in "ab"[:len(fork)]]
+                names = [
+                    f"{name}{f'_{k}' if len(steps) > 1 else ''}{letter if len(fork) > 1 else ''}"
+                    for letter in "ab"[:len(fork)]]
                 for part, arguments in zip(names, fork):
                     self.add_module(part, Convolution(width, *arguments))
                 chain, width = [*chain, names], sum(arguments[0] for arguments in fork)
@@ -125,51 +137,69 @@ class Mixed(nn.Module):
                 y = torch.cat([getattr(self, name)(y) for name in names], dim=1)
             found.append(y)
         y = self.pool(x)
-        return torch.cat([*found, self.branch_pool(y) if hasattr(self, "branch_pool") else y], dim=1)
+        return torch.cat([*found, self.branch_pool(y) if hasattr(self, "branch_pool") else y],
+                         dim=1)
 
 # %% ../../nbs/analysis/11_features.ipynb #0ace3d32
-def _average(): return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+def _average():
+    return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
 
 
 def _block_a(inputs, pooled):
-    return Mixed(inputs, {"branch1x1": [(64, 1)], "branch5x5": [(48, 1), (64, 5)], "branch3x3dbl": [(64, 1), (96, 3), (96, 3)]}, _average(), pooled)
+    return Mixed(inputs, {"branch1x1": [(64, 1)], "branch5x5": [(48, 1), (64, 5)],
+                          "branch3x3dbl": [(64, 1), (96, 3), (96, 3)]}, _average(), pooled)
 
 
 def _block_b(inputs):
-    return Mixed(inputs, {"branch3x3": [(384, 3, 2)], "branch3x3dbl": [(64, 1), (96, 3), (96, 3, 2)]}, nn.MaxPool2d(3, 2))
+    return Mixed(inputs, {"branch3x3": [(384, 3, 2)],
+                          "branch3x3dbl": [(64, 1), (96, 3), (96, 3, 2)]}, nn.MaxPool2d(3, 2))
 
-
+# %% ../../nbs/analysis/11_features.ipynb #0f81d4eb
 def _block_c(inputs, c):
     wide, tall = (1, 7), (7, 1)
-    return Mixed(inputs, {"branch1x1": [(192, 1)], "branch7x7": [(c, 1), (c, wide), (192, tall)],
-                          "branch7x7dbl": [(c, 1), (c, tall), (c, wide), (c, tall), (192, wide)]}, _average(), 192)
+    return Mixed(inputs, {"branch1x1": [(192, 1)],
+                          "branch7x7": [(c, 1), (c, wide), (192, tall)],
+                          "branch7x7dbl": [(c, 1), (c, tall), (c, wide), (c, tall),
+                                           (192, wide)]}, _average(), 192)
 
-
+# %% ../../nbs/analysis/11_features.ipynb #56955eae
 def _block_d(inputs):
-    return Mixed(inputs, {"branch3x3": [(192, 1), (320, 3, 2)], "branch7x7x3": [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3, 2)]}, nn.MaxPool2d(3, 2))
+    return Mixed(inputs, {"branch3x3": [(192, 1), (320, 3, 2)],
+                          "branch7x7x3": [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3, 2)]},
+                 nn.MaxPool2d(3, 2))
 
 
 def _block_e(inputs, pool):
     fork = [(384, (1, 3)), (384, (3, 1))]
-    return Mixed(inputs, {"branch1x1": [(320, 1)], "branch3x3": [(384, 1), fork], "branch3x3dbl": [(448, 1), (384, 3), fork]}, pool, 192)
+    return Mixed(inputs, {"branch1x1": [(320, 1)], "branch3x3": [(384, 1), fork],
+                          "branch3x3dbl": [(448, 1), (384, 3), fork]}, pool, 192)
 
 # %% ../../nbs/analysis/11_features.ipynb #8760713b
 class Inception(nn.Module):
-    """The Inception V3 of FID: uint8 photographs [B, 3, H, W] to the 2,048 features before its classes, float32 [B, 2048]."""
+    """The Inception V3 of FID: uint8 photographs [B, 3, H, W] to the 2,048 features before its
+    classes, float32 [B, 2048]."""
 
     def __init__(self):
         super().__init__()
-        self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3 = Convolution(3, 32, 3, 2), Convolution(32, 32, 3, same=False), Convolution(32, 64, 3)
-        self.Conv2d_3b_1x1, self.Conv2d_4a_3x3 = Convolution(64, 80, 1), Convolution(80, 192, 3, same=False)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = _block_a(192, 32), _block_a(256, 64), _block_a(288, 64)
-        self.Mixed_6a, self.Mixed_6b, self.Mixed_6c = _block_b(288), _block_c(768, 128), _block_c(768, 160)
-        self.Mixed_6d, self.Mixed_6e, self.Mixed_7a = _block_c(768, 160), _block_c(768, 192), _block_d(768)
-        self.Mixed_7b, self.Mixed_7c = _block_e(1280, _average()), _block_e(2048, nn.MaxPool2d(3, 1, 1))
+        self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3 = (Convolution(3, 32, 3, 2),
+            Convolution(32, 32, 3, same=False), Convolution(32, 64, 3))
+        self.Conv2d_3b_1x1, self.Conv2d_4a_3x3 = (Convolution(64, 80, 1),
+                                                  Convolution(80, 192, 3, same=False))
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = (_block_a(192, 32), _block_a(256, 64),
+            _block_a(288, 64))
+        self.Mixed_6a, self.Mixed_6b, self.Mixed_6c = (_block_b(288), _block_c(768, 128),
+            _block_c(768, 160))
+        self.Mixed_6d, self.Mixed_6e, self.Mixed_7a = (_block_c(768, 160), _block_c(768, 192),
+            _block_d(768))
+        self.Mixed_7b, self.Mixed_7c = _block_e(1280, _average()), _block_e(2048,
+            nn.MaxPool2d(3, 1, 1))
         self.fc = nn.Linear(2048, 1008)
 
     def forward(self, photographs: torch.Tensor) -> torch.Tensor:
-        """Features, float32 [B, 2048], of uint8 [B, 3, H, W], resized to 299 px as torchmetrics does."""
-        x = F.interpolate(photographs.float(), size=(299, 299), mode="bilinear", align_corners=False, antialias=True)
+        """Features, float32 [B, 2048], of uint8 [B, 3, H, W], resized to 299 px as torchmetrics
+        does."""
+        x = F.interpolate(photographs.float(), size=(299, 299), mode="bilinear",
+                          align_corners=False, antialias=True)
         for name, layer in self.named_children():
             if name != "fc":
                 x = layer((x - 128) / 128 if name == "Conv2d_1a_3x3" else x)
@@ -186,34 +216,41 @@ def inception_path() -> Path:
     """Where the weights file is looked for."""
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
 
-
+# %% ../../nbs/analysis/11_features.ipynb #b4a36389
 def load_inception(path: str | Path | None = None) -> Inception:
-    """The network with the weights of `path` (default `inception_path()`); UserError where the file is missing or another one."""
+    """The network with the weights of `path` (default `inception_path()`); UserError where the file
+    is missing or another one."""
     path, network = Path(path or inception_path()), Inception()
     if not path.is_file():
-        raise UserError(f"inception: its weights file {path} is missing. Fetch {INCEPTION_URL} (Apache-2.0) and put it there, or set TORCH_HOME to "
-                        "the folder that has it in hub/checkpoints, or take inception out of fidelity.extractors")
+        raise UserError(f"inception: its weights file {path} is missing. Fetch {INCEPTION_URL} "
+                        "(Apache-2.0) and put it there, or set TORCH_HOME to "
+                        "the folder that has it in hub/checkpoints, or take inception out of "
+                        "fidelity.extractors")
     try:
         network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     except Exception as error:
-        raise UserError(f"inception: {path} does not hold the weights of FID's Inception network ({str(error).splitlines()[0]}); fetch {INCEPTION_URL}") from None
+        raise UserError(f"inception: {path} does not hold the weights of FID's Inception "
+                        f"network ({str(error).splitlines()[0]}); fetch {INCEPTION_URL}") from None
     return network.eval().requires_grad_(False)
 
-
+# %% ../../nbs/analysis/11_features.ipynb #a36ae229
 def inception_extractor(network: Inception) -> Extractor:
     """The features of `load_inception`'s network."""
     @torch.inference_mode()
     def features(images):
         return network(as_batch(images)).numpy()
-    return Extractor("inception", "Inception V3 of FID (ImageNet), photographs resized to 299 px", features)
+    return Extractor("inception",
+                     "Inception V3 of FID (ImageNet), photographs resized to 299 px", features)
 
 # %% ../../nbs/analysis/11_features.ipynb #91ec81af
 def load_extractors(names, grader="data/grader", clip="data/encoders/clip") -> dict[str, Extractor]:
-    """Extractors by name, in the order given: `grader`, `clip`, `inception`, or what transformers opens (called by the last part of its name).
+    """Extractors by name, in the order given: `grader`, `clip`, `inception`, or what transformers
+    opens (called by the last part of its name).
 
     UserError where weights are missing or two have one name.
     """
-    known = {"grader": lambda: grader_extractor(load_grader(grader)), "clip": lambda: clip_extractor(load_clip(clip)),
+    known = {"grader": lambda: grader_extractor(load_grader(grader)),
+             "clip": lambda: clip_extractor(load_clip(clip)),
              "inception": lambda: inception_extractor(load_inception())}
     found = {}
     for name in names:
@@ -224,8 +261,11 @@ def load_extractors(names, grader="data/grader", clip="data/encoders/clip") -> d
     return found
 
 # %% ../../nbs/analysis/11_features.ipynb #093d1fb9
-def stream_features(extractors: dict[str, Extractor], batches: Iterable[tuple[list, np.ndarray]]) -> tuple[list, dict[str, np.ndarray]]:
-    """Pass batches (keys, uint8 [B, H, W, 3]) through every extractor; returns all keys, and features [N, D] by name in their order."""
+def stream_features(extractors: dict[str, Extractor],
+                    batches: Iterable[tuple[list, np.ndarray]]) -> tuple[list,
+        dict[str, np.ndarray]]:
+    """Pass batches (keys, uint8 [B, H, W, 3]) through every extractor; returns all keys, and
+    features [N, D] by name in their order."""
     keys, parts = [], {name: [] for name in extractors}
     for names, images in batches:
         keys += list(names)
@@ -234,7 +274,7 @@ def stream_features(extractors: dict[str, Extractor], batches: Iterable[tuple[li
         del images
     return keys, {name: np.concatenate(found) for name, found in parts.items()}
 
-
+# %% ../../nbs/analysis/11_features.ipynb #4abbbe21
 def _decoded(keys, pictures, batch_size: int) -> Iterator[tuple[list, np.ndarray]]:
     """PNG bytes as batches (keys, uint8 [B, H, W, 3])."""
     for start in range(0, len(keys), batch_size):
@@ -242,16 +282,20 @@ def _decoded(keys, pictures, batch_size: int) -> Iterator[tuple[list, np.ndarray
         yield list(keys[part]), np.stack([decode_png(png) for png in pictures[part]])
 
 # %% ../../nbs/analysis/11_features.ipynb #76289f2c
-def split_batches(folder, split: str, image_ids=None, batch_size: int = 64) -> Iterator[tuple[list, np.ndarray]]:
-    """Photographs of a data set's `split` (only `image_ids`, or all) at high resolution: batches (image ids, uint8 [B, H, W, 3])."""
+def split_batches(folder, split: str, image_ids=None,
+                  batch_size: int = 64) -> Iterator[tuple[list, np.ndarray]]:
+    """Photographs of a data set's `split` (only `image_ids`, or all) at high resolution: batches
+    (image ids, uint8 [B, H, W, 3])."""
     wanted = None if image_ids is None else set(image_ids)
     for shard in iter_shards(folder, split, ("image_id", "high")):
         shard = shard if wanted is None else shard[shard["image_id"].isin(wanted)]
         yield from _decoded(shard["image_id"].tolist(), shard["high"].tolist(), batch_size)
 
-
-def sample_batches(folder, sample_ids=None, batch_size: int = 64) -> Iterator[tuple[list, np.ndarray]]:
-    """Generated photographs of `samples.parquet` (only `sample_ids`, or all): batches (sample ids, uint8 [B, H, W, 3])."""
+# %% ../../nbs/analysis/11_features.ipynb #f0bf46c6
+def sample_batches(folder, sample_ids=None,
+                   batch_size: int = 64) -> Iterator[tuple[list, np.ndarray]]:
+    """Generated photographs of `samples.parquet` (only `sample_ids`, or all): batches (sample ids,
+    uint8 [B, H, W, 3])."""
     wanted = None if sample_ids is None else set(sample_ids)
     with pq.ParquetFile(f"{folder}/samples.parquet") as file:
         for batch in file.iter_batches(batch_size, columns=["sample_id", "image"]):
@@ -259,9 +303,10 @@ def sample_batches(folder, sample_ids=None, batch_size: int = 64) -> Iterator[tu
             rows = rows if wanted is None else rows[rows["sample_id"].isin(wanted)]
             yield from _decoded(rows["sample_id"].tolist(), rows["image"].tolist(), batch_size)
 
-
+# %% ../../nbs/analysis/11_features.ipynb #48a04c92
 def features_of(extractors: dict[str, Extractor], batches, keys) -> dict[str, np.ndarray]:
-    """Features [N, D] by extractor name, in the order of `keys`; KeyError where a key is in none of the batches."""
+    """Features [N, D] by extractor name, in the order of `keys`; KeyError where a key is in none of
+    the batches."""
     found, features = stream_features(extractors, batches)
     place = {key: k for k, key in enumerate(found)}
     rows = [place[key] for key in keys]

@@ -31,17 +31,21 @@ def gaussian_distance(first_mean, first_cov, second_mean, second_cov) -> float:
     values, vectors = np.linalg.eigh(first_cov)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second_cov @ root), 0)).sum()
-    return float(((first_mean - second_mean) ** 2).sum() + np.trace(first_cov) + np.trace(second_cov) - 2 * cross)
+    return float(((first_mean - second_mean) ** 2).sum() + np.trace(first_cov)
+                 + np.trace(second_cov) - 2 * cross)
 
-
+# %% ../../nbs/analysis/12_fidelity.ipynb #101b38c5
 def frechet_distance(real, synthetic) -> float:
-    """FID of two sets of feature vectors [N, D] and [M, D]; with N or M not above D the covariances are guesses."""
+    """FID of two sets of feature vectors [N, D] and [M, D]; with N or M not above D the covariances
+    are guesses."""
     real, synthetic = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
-    return gaussian_distance(real.mean(0), np.cov(real, rowvar=False), synthetic.mean(0), np.cov(synthetic, rowvar=False))
+    return gaussian_distance(real.mean(0), np.cov(real, rowvar=False), synthetic.mean(0),
+                             np.cov(synthetic, rowvar=False))
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #548d908a
 class PrecomputedFeatures(nn.Module):
-    """Stands where torchmetrics expects a feature extractor, and takes feature vectors [B, num_features] instead of images."""
+    """Stands where torchmetrics expects a feature extractor, and takes feature vectors [B,
+    num_features] instead of images."""
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -60,15 +64,18 @@ def _vectors(features) -> torch.Tensor:
 BOOTSTRAP_FEATURES = 1024
 """Longest feature vector for which FID is resampled."""
 
-
+# %% ../../nbs/analysis/12_fidelity.ipynb #caca967c
 def frechet_interval(real, synthetic, draws: int = 200, seed: int = 0) -> dict:
-    """FID with a centred bootstrap interval over images of both sets, without one above `BOOTSTRAP_FEATURES` numbers a vector."""
+    """FID with a centred bootstrap interval over images of both sets, without one above
+    `BOOTSTRAP_FEATURES` numbers a vector."""
     real, synthetic = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
-    n, value, rng = min(len(real), len(synthetic)), frechet_distance(real, synthetic), np.random.default_rng(seed)
+    n, value, rng = (min(len(real), len(synthetic)), frechet_distance(real, synthetic),
+                     np.random.default_rng(seed))
     if real.shape[1] > BOOTSTRAP_FEATURES:
         return as_interval(value, np.nan, np.nan, n)
     drawn = np.array([frechet_distance(real[rng.integers(0, len(real), len(real))],
-                                       synthetic[rng.integers(0, len(synthetic), len(synthetic))]) for _ in range(draws)])
+                                       synthetic[rng.integers(0, len(synthetic),
+        len(synthetic))]) for _ in range(draws)])
     low, high = np.quantile(drawn, [0.025, 0.975]) - drawn.mean()
     return as_interval(value, max(0.0, value + low), value + high, n)
 
@@ -84,50 +91,66 @@ def gaussian_kernel(first: torch.Tensor, second: torch.Tensor, width: float = 10
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #465a759d
 def _draw_weights(n: int, draws: int, rng) -> torch.Tensor:
-    """How often each of `n` photographs is drawn, float32 [1 + draws, n]; the first row is every photograph once."""
-    return torch.from_numpy(np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), draws)]).astype(np.float32))
+    """How often each of `n` photographs is drawn, float32 [1 + draws, n]; the first row is every
+    photograph once."""
+    return torch.from_numpy(np.concatenate([np.ones((1, n)),
+                                            rng.multinomial(n, np.full(n, 1 / n),
+        draws)]).astype(np.float32))
 
-
-def _pair_sums(kernel, first, second, first_weights, second_weights, block: int = 2048) -> torch.Tensor:
-    """Weighted sums of the kernel over all pairs, float64 [draws]; where both sets are one, over pairs of different photographs."""
+# %% ../../nbs/analysis/12_fidelity.ipynb #d3622484
+def _pair_sums(kernel, first, second, first_weights, second_weights,
+               block: int = 2048) -> torch.Tensor:
+    """Weighted sums of the kernel over all pairs, float64 [draws]; where both sets are one, over
+    pairs of different photographs."""
     same, sums = first is second, torch.zeros(len(first_weights), dtype=torch.float64)
     for row in range(0, len(first), block):
         for column in range(row if same else 0, len(second), block):
             values = kernel(first[row:row + block], second[column:column + block])
             if same and row == column:
                 values = values.fill_diagonal_(0)
-            part = ((first_weights[:, row:row + block] @ values) * second_weights[:, column:column + block]).sum(1, dtype=torch.float64)
+            part = ((first_weights[:, row:row + block] @ values)
+                    * second_weights[:, column:column + block]).sum(1, dtype=torch.float64)
             sums += 2 * part if same and row != column else part
     return sums
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #b8bac304
-def mean_discrepancy(kernel, real, synthetic, draws: int = 200, seed: int = 0, scale: float = 1.0) -> dict:
-    """Unbiased squared maximum mean discrepancy of vectors [N, D] and [M, D], times `scale`, with bootstrap interval over both sets."""
+def mean_discrepancy(kernel, real, synthetic, draws: int = 200, seed: int = 0,
+                     scale: float = 1.0) -> dict:
+    """Unbiased squared maximum mean discrepancy of vectors [N, D] and [M, D], times `scale`, with
+    bootstrap interval over both sets."""
     rng = np.random.default_rng(seed)
     real, synthetic = (torch.as_tensor(np.asarray(part, np.float32)) for part in (real, synthetic))
-    real_weights, synthetic_weights = _draw_weights(len(real), draws, rng), _draw_weights(len(synthetic), draws, rng)
+    real_weights, synthetic_weights = (_draw_weights(len(real), draws, rng),
+                                       _draw_weights(len(synthetic), draws, rng))
     def within(part, weights):
-        return _pair_sums(kernel, part, part, weights, weights) / (len(part) ** 2 - (weights.double() ** 2).sum(1))
-    between = _pair_sums(kernel, real, synthetic, real_weights, synthetic_weights) / (len(real) * len(synthetic))
-    value, *drawn = (scale * (within(real, real_weights) + within(synthetic, synthetic_weights) - 2 * between)).tolist()
+        return _pair_sums(kernel, part, part, weights,
+                          weights) / (len(part) ** 2 - (weights.double() ** 2).sum(1))
+    between = _pair_sums(kernel, real, synthetic, real_weights,
+                         synthetic_weights) / (len(real) * len(synthetic))
+    value, *drawn = (scale * (within(real, real_weights) + within(synthetic, synthetic_weights)
+                              - 2 * between)).tolist()
     return as_interval(value, *np.quantile(drawn, [0.025, 0.975]), min(len(real), len(synthetic)))
 
-
+# %% ../../nbs/analysis/12_fidelity.ipynb #54b61e19
 def kernel_distance(real, synthetic, draws: int = 200, seed: int = 0) -> dict:
     """KID of feature vectors [N, D] and [M, D], from all pairs, with bootstrap interval."""
     return mean_discrepancy(polynomial_kernel, real, synthetic, draws, seed)
 
 
 def clip_distance(real, synthetic, draws: int = 200, seed: int = 0) -> dict:
-    """CMMD of CLIP image features [N, D] and [M, D], from all pairs, times 1,000, with bootstrap interval."""
-    real, synthetic = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (np.asarray(p, np.float64) for p in (real, synthetic)))
+    """CMMD of CLIP image features [N, D] and [M, D], from all pairs, times 1,000, with bootstrap
+    interval."""
+    real, synthetic = (part / np.linalg.norm(part, axis=1, keepdims=True)
+                       for part in (np.asarray(p, np.float64) for p in (real, synthetic)))
     return mean_discrepancy(gaussian_kernel, real, synthetic, draws, seed, scale=1000.0)
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #d437025b
 def inception_score(logits, splits: int = 10, seed: int = 0) -> dict:
-    """Inception Score of logits [N, classes] by torchmetrics, with mean ± 1.96 standard deviations of the splits as its range.
+    """Inception Score of logits [N, classes] by torchmetrics, with mean ± 1.96 standard deviations
+    of the splits as its range.
 
-    Splits have 20 photographs at least; below two such splits the score is missing, since few photographs lower it.
+    Splits have 20 photographs at least; below two such splits the score is missing, since few
+    photographs lower it.
     """
     if splits > 1 and len(logits) < 40:
         return as_interval(np.nan, np.nan, np.nan, len(logits)) | {"sd": None}
@@ -138,7 +161,8 @@ def inception_score(logits, splits: int = 10, seed: int = 0) -> dict:
         metric.update(_vectors(logits))
         mean, spread = (float(x) for x in metric.compute())
     half = 1.96 * spread if spread > 1e-9 else np.nan
-    return as_interval(mean, max(mean - half, 1.0) if half == half else half, mean + half, len(logits)) | {"sd": round(spread, 6)}
+    return as_interval(mean, max(mean - half, 1.0) if half == half else half, mean + half,
+                       len(logits)) | {"sd": round(spread, 6)}
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #7ee759c7
 def clip_score(image_features, text_features, draws: int = 200, seed: int = 0) -> dict:
@@ -151,7 +175,8 @@ def clip_score(image_features, text_features, draws: int = 200, seed: int = 0) -
 def shuffled_clip_score(image_features, text_features, draws: int = 200, seed: int = 0) -> dict:
     """The CLIP score of images with the caption of another image."""
     order = np.random.default_rng(seed).permutation(len(text_features))
-    return clip_score(image_features, np.asarray(text_features)[np.roll(order, 1)[np.argsort(order)]], draws, seed)
+    return clip_score(image_features, np.asarray(text_features)[np.roll(order,
+        1)[np.argsort(order)]], draws, seed)
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #9ca37ee8
 def _rows(n: int, block: int = 1024):
@@ -160,15 +185,19 @@ def _rows(n: int, block: int = 1024):
 
 
 def neighbour_radii(features, k: int = 5) -> torch.Tensor:
-    """Distance of each vector [N, D] to its `k`-th nearest neighbour in its own set, float64 [N]; ValueError unless N is above `k`."""
+    """Distance of each vector [N, D] to its `k`-th nearest neighbour in its own set, float64 [N];
+    ValueError unless N is above `k`."""
     features = _vectors(features)
     if len(features) <= k:
-        raise ValueError(f"{len(features)} photographs have no {k} neighbours each: more than {k} are needed")
-    return torch.cat([torch.cdist(features[rows], features).kthvalue(k + 1, dim=1).values for rows in _rows(len(features))])
+        raise ValueError(f"{len(features)} photographs have no {k} neighbours each: more than "
+                         f"{k} are needed")
+    return torch.cat([torch.cdist(features[rows], features).kthvalue(k + 1, dim=1).values
+                      for rows in _rows(len(features))])
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #4b9b0be7
 def neighbour_scores(real, synthetic, k: int = 5, draws: int = 200, seed: int = 0) -> dict:
-    """Precision, recall, density and coverage of vectors [M, D] against real ones [N, D], each with interval."""
+    """Precision, recall, density and coverage of vectors [M, D] against real ones [N, D], each with
+    interval."""
     real_radii, synthetic_radii = neighbour_radii(real, k), neighbour_radii(synthetic, k)
     real, synthetic = _vectors(real), _vectors(synthetic)
     balls, recalled, covered = torch.zeros(len(synthetic)), 0, 0
@@ -177,8 +206,10 @@ def neighbour_scores(real, synthetic, k: int = 5, draws: int = 200, seed: int = 
         inside = distances <= real_radii[rows, None]
         balls, covered = balls + inside.sum(0), covered + int(inside.any(1).sum())
         recalled += int((distances <= synthetic_radii).any(1).sum())
-    return {"precision": wilson_interval(int((balls > 0).sum()), len(synthetic)), "recall": wilson_interval(recalled, len(real)),
-            "density": bootstrap_interval(np.mean, balls.numpy() / k, draws=draws, seed=seed), "coverage": wilson_interval(covered, len(real))}
+    return {"precision": wilson_interval(int((balls > 0).sum()), len(synthetic)),
+            "recall": wilson_interval(recalled, len(real)),
+            "density": bootstrap_interval(np.mean, balls.numpy() / k, draws=draws, seed=seed),
+            "coverage": wilson_interval(covered, len(real))}
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #2e0556ee
 def fidelity_scores(real_features, features, logits, draws: int = 200, seed: int = 0) -> dict:
@@ -189,26 +220,31 @@ def fidelity_scores(real_features, features, logits, draws: int = 200, seed: int
     real_features, features : [N, D] and [M, D] of the same extractor.
     logits : the grader's DR grade logits [M, 5] of the same photographs as `features`.
     """
-    return {"fid": frechet_interval(real_features, features, draws, seed), "kid": kernel_distance(real_features, features, draws, seed),
+    return {"fid": frechet_interval(real_features, features, draws, seed),
+            "kid": kernel_distance(real_features, features, draws, seed),
             "inception_score": inception_score(logits, seed=seed)}
 
-
+# %% ../../nbs/analysis/12_fidelity.ipynb #bf21ac12
 def set_scores(real: dict, found: dict, draws: int = 200, seed: int = 0) -> dict:
     """Every metric of one set of M photographs against N real ones.
 
     Parameters
     ----------
-    real, found : features by extractor, `grader` [N, D] and [M, D], `clip` [N, E] and [M, E]; `found` also has `logits` [M, 5], the DR grades of
+    real, found : features by extractor, `grader` [N, D] and [M, D], `clip` [N, E] and [M, E];
+        `found` also has `logits` [M, 5], the DR grades of
         the grader, and `texts` [M, E], the CLIP features of the captions.
     """
     return (fidelity_scores(real["grader"], found["grader"], found["logits"], draws, seed)
             | neighbour_scores(real["grader"], found["grader"], draws=draws, seed=seed)
-            | {"cmmd": clip_distance(real["clip"], found["clip"], draws, seed), "clip_score": clip_score(found["clip"], found["texts"], draws, seed),
-               "clip_score_shuffled": shuffled_clip_score(found["clip"], found["texts"], draws, seed)})
+            | {"cmmd": clip_distance(real["clip"], found["clip"], draws, seed),
+               "clip_score": clip_score(found["clip"], found["texts"], draws, seed),
+               "clip_score_shuffled": shuffled_clip_score(found["clip"], found["texts"], draws,
+        seed)})
 
-
+# %% ../../nbs/analysis/12_fidelity.ipynb #bc5b1558
 def equal_parts(n: int, *sizes: int, seed: int = 0) -> list[np.ndarray]:
-    """For every set size, the row numbers of a random `n` of its rows in rising order; all rows where it has no more."""
+    """For every set size, the row numbers of a random `n` of its rows in rising order; all rows
+    where it has no more."""
     rng = np.random.default_rng(seed)
     return [np.sort(rng.permutation(size)[:n]) for size in sizes]
 
@@ -220,7 +256,8 @@ def noisy(images: np.ndarray, level: float, seed: int = 0) -> np.ndarray:
 
 
 def blurred(images: np.ndarray, level: float) -> np.ndarray:
-    """uint8 photographs [N, H, W, 3], blurred by a Gaussian of `level` pixels (standard deviation)."""
+    """uint8 photographs [N, H, W, 3], blurred by a Gaussian of `level` pixels (standard deviation).
+    """
     return np.stack([cv2.GaussianBlur(image, (0, 0), level) for image in images])
 
 
@@ -230,48 +267,63 @@ def repeated_rows(n: int, distinct: int) -> np.ndarray:
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #fd9b076c
 def behaviour_table(real: dict, cases: list[tuple], draws: int = 50, seed: int = 0) -> pd.DataFrame:
-    """Every metric of sets made worse on purpose: columns damage, level, n, metric, value, low, high.
+    """Every metric of sets made worse on purpose: columns damage, level, n, metric, value, low,
+    high.
 
     Parameters
     ----------
     real : the reference, as `set_scores` takes it.
-    cases : (damage, level, found) with `found` as `set_scores` takes it; level 0 is the undamaged set.
+    cases : (damage, level, found) with `found` as `set_scores` takes it; level 0 is the undamaged
+        set.
     """
-    return pd.DataFrame([{"damage": damage, "level": level, "n": len(found["grader"]), "metric": metric} | {key: score[key] for key in ("value", "low", "high")}
-                         for damage, level, found in cases for metric, score in set_scores(real, found, draws, seed).items()])
+    return pd.DataFrame([{"damage": damage, "level": level, "n": len(found["grader"]),
+                          "metric": metric} | {key: score[key]
+                                               for key in ("value", "low", "high")}
+                         for damage, level, found in cases
+                         for metric, score in set_scores(real, found, draws, seed).items()])
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #1e854fee
 FEWEST = {"kid": 8, "neighbours": 20}
-"""Fewest photographs of a group for which each is given; FID needs more than the length of a vector."""
+"""Fewest photographs of a group for which each is given; FID needs more than the length of a
+vector."""
 
-
+# %% ../../nbs/analysis/12_fidelity.ipynb #7f6be98a
 def group_scores(real, found, draws: int = 200, seed: int = 0) -> dict:
-    """FID, KID, precision, recall and coverage of a small set [M, D] against real ones [N, D], value None where M or N is too small."""
-    n, missing = min(len(real), len(found)), {"value": None, "low": None, "high": None, "n": min(len(real), len(found)), "seeds": 1}
+    """FID, KID, precision, recall and coverage of a small set [M, D] against real ones [N, D],
+    value None where M or N is too small."""
+    n, missing = min(len(real), len(found)), {"value": None, "low": None, "high": None,
+                                              "n": min(len(real), len(found)), "seeds": 1}
     rows = equal_parts(n, len(real), len(found), seed=seed)
     real, found = np.asarray(real)[rows[0]], np.asarray(found)[rows[1]]
     scores = {"fid": frechet_interval(real, found, draws, seed) if n > real.shape[1] else missing,
               "kid": kernel_distance(real, found, draws, seed) if n >= FEWEST["kid"] else missing}
-    around = neighbour_scores(real, found, draws=draws, seed=seed) if n >= FEWEST["neighbours"] else {}
-    return scores | {metric: around.get(metric, missing) for metric in ("precision", "recall", "coverage")}
+    around = neighbour_scores(real, found, draws=draws,
+                              seed=seed) if n >= FEWEST["neighbours"] else {}
+    return scores | {metric: around.get(metric, missing) for metric in ("precision", "recall",
+        "coverage")}
 
-
+# %% ../../nbs/analysis/12_fidelity.ipynb #aac93f72
 def disease_scores(groups: dict, draws: int = 200, seed: int = 0) -> dict:
-    """`group_scores` of each disease, generated and, under `floor`, real training photographs in the same number.
+    """`group_scores` of each disease, generated and, under `floor`, real training photographs in
+    the same number.
 
-    `groups` maps a disease to its vectors (real [N, D], generated [M, D], real training photographs [T, D]).
+    `groups` maps a disease to its vectors (real [N, D], generated [M, D], real training photographs
+    [T, D]).
     """
     table = {}
     for disease, (real, found, train) in groups.items():
         floor_rows, = equal_parts(min(len(real), len(found)), len(train), seed=seed)
-        table[disease] = ({"n": len(found), "n_reference": len(real)} | group_scores(real, found, draws, seed)
-                          | {"floor": group_scores(real, train[floor_rows], draws, seed)})
+        table[disease] = ({"n": len(found), "n_reference": len(real)}
+                          | group_scores(real, found, draws, seed) | {"floor":
+            group_scores(real, train[floor_rows], draws, seed)})
     return table
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #a4906aa5
 def disease_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Which eye has what: bool [N, 1 + diseases], columns `healthy` (labelled normal) and `DISEASES`, index `image_id`, of a records table."""
+    """Which eye has what: bool [N, 1 + diseases], columns `healthy` (labelled normal) and
+    `DISEASES`, index `image_id`, of a records table."""
     found = [EyeRecord.from_row(row) for row in records.to_dict("records")]
     columns = {"healthy": [record.general_label == "normal" for record in found]}
-    columns |= {disease: [disease in record.disease_labels for record in found] for disease in DISEASES}
+    columns |= {disease: [disease in record.disease_labels for record in found]
+                for disease in DISEASES}
     return pd.DataFrame(columns, index=pd.Index(records["image_id"], name="image_id"))

@@ -29,12 +29,14 @@ from ..eye.records import DISEASES, LESIONS, EyeRecord
 
 # %% ../../nbs/analysis/10_grader.ipynb #4c658438
 def retina_mask(image: np.ndarray) -> np.ndarray:
-    """Mask of the round field: bool [H, W] of a uint8 [H, W, 3] photograph, pulled in from its edge by 1 % of the width."""
-    bright = cv2.morphologyEx((image.max(axis=2) > 18).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    """Mask of the round field: bool [H, W] of a uint8 [H, W, 3] photograph, pulled in from its edge
+    by 1 % of the width."""
+    bright = cv2.morphologyEx((image.max(axis=2) > 18).astype(np.uint8), cv2.MORPH_CLOSE,
+                              np.ones((5, 5), np.uint8))
     padded = cv2.copyMakeBorder(bright, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return cv2.erode(padded, _round_window(0.01 * image.shape[1]))[1:-1, 1:-1].astype(bool)
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #79fde030
 def _round_window(radius: float) -> np.ndarray:
     """A filled circle of at least one pixel's radius, uint8, for filters."""
     side = 2 * max(1, round(radius)) + 1
@@ -48,16 +50,21 @@ def _masked_blur(channel: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndar
 
 # %% ../../nbs/analysis/10_grader.ipynb #85eb6ccd
 def disc_brightness(image: np.ndarray, mask: np.ndarray, disc_radius: float = 0.065) -> np.ndarray:
-    """Mean brightness above the wide surroundings in a window of the disc's size around each pixel, float32 [H, W]."""
+    """Mean brightness above the wide surroundings in a window of the disc's size around each pixel,
+    float32 [H, W]."""
     width = image.shape[1]
-    pale = cv2.morphologyEx(image[..., 1:].astype(np.float32).mean(axis=2), cv2.MORPH_CLOSE, _round_window(0.02 * width))
-    above = np.where(mask, pale - _masked_blur(pale, mask, 3 * disc_radius * width), 0).astype(np.float32)
+    pale = cv2.morphologyEx(image[..., 1:].astype(np.float32).mean(axis=2), cv2.MORPH_CLOSE,
+                            _round_window(0.02 * width))
+    above = np.where(mask, pale - _masked_blur(pale, mask, 3 * disc_radius * width),
+                     0).astype(np.float32)
     above = cv2.morphologyEx(above, cv2.MORPH_OPEN, _round_window(0.025 * width))
     window = _round_window(disc_radius * width).astype(np.float32)
-    total, area = (cv2.filter2D(layer.astype(np.float32), -1, window, borderType=cv2.BORDER_CONSTANT) for layer in (above * mask, mask))
+    total, area = (cv2.filter2D(layer.astype(np.float32), -1, window,
+                                borderType=cv2.BORDER_CONSTANT)
+                   for layer in (above * mask, mask))
     return total / np.maximum(area, 0.5 * window.sum())
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #1a368d44
 def vessel_density(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """How much of thin dark lines lies around each pixel, float32 [H, W]."""
     width, green = image.shape[1], image[..., 1].astype(np.float32)
@@ -65,9 +72,10 @@ def vessel_density(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     lines = cv2.morphologyEx(green, cv2.MORPH_CLOSE, _round_window(0.012 * width)) - green
     return _masked_blur(lines, mask, 0.05 * width)
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #5078091b
 def disc_place(height: int, width: int) -> np.ndarray:
-    """Where a disc may be, 0 to 1, [height, width]: near the horizontal meridian, three tenths of the width from the middle,
+    """Where a disc may be, 0 to 1, [height, width]: near the horizontal meridian, three tenths of
+    the width from the middle,
     or in the middle with 0.8 of that weight, for photographs centred on the disc."""
     rows, columns = np.mgrid[:height, :width].astype(np.float32) + 0.5
     from_middle = np.abs(columns / width - 0.5)
@@ -77,7 +85,8 @@ def disc_place(height: int, width: int) -> np.ndarray:
 
 # %% ../../nbs/analysis/10_grader.ipynb #d7b4b7b5
 def find_disc(image: np.ndarray) -> tuple[float, float]:
-    """Centre of the optic disc as (x, y), fractions of the width and height of a uint8 [H, W, 3] photograph, without learning.
+    """Centre of the optic disc as (x, y), fractions of the width and height of a uint8 [H, W, 3]
+    photograph, without learning.
 
     (nan, nan) where there is no field.
     """
@@ -86,15 +95,17 @@ def find_disc(image: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     def scaled(layer):
         return (layer - layer[mask].min()) / max(float(np.ptp(layer[mask])), 1e-6)
-    score = (scaled(disc_brightness(image, mask)) + scaled(vessel_density(image, mask))) * disc_place(*mask.shape)
+    score = (scaled(disc_brightness(image, mask))
+             + scaled(vessel_density(image, mask))) * disc_place(*mask.shape)
     row, column = np.unravel_index(np.where(mask, score, -1).argmax(), mask.shape)
     return (column + 0.5) / image.shape[1], (row + 0.5) / image.shape[0]
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #44fe0cc1
 def eye_from_disc(disc_x: float, middle: float = 0.12) -> str:
     """"OD" where the disc stands right of the middle of the photograph, "OS" where left.
 
-    "" (cannot tell) where there is no disc, or where it lies within `middle` of the width of the photograph's middle:
+    "" (cannot tell) where there is no disc, or where it lies within `middle` of the width of the
+    photograph's middle:
     the place of the disc says nothing of the side of a photograph that is centred on it.
     """
     if not np.isfinite(disc_x) or abs(disc_x - 0.5) < middle:
@@ -112,10 +123,11 @@ TASKS = {
 }
 """Questions of the network grader with their answers, in the order of its outputs."""
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #b4e80826
 def record_labels(record: EyeRecord) -> dict[str, int]:
     """Answer number of each of `TASKS` for one record; -1 where the record does not say."""
-    listed, diseases_known = {*record.subclinical_labels, *record.disease_labels}, bool(record.disease_labels) or record.general_label is not None
+    listed, diseases_known = ({*record.subclinical_labels, *record.disease_labels},
+                              bool(record.disease_labels) or record.general_label is not None)
     def position(task, answer):
         return TASKS[task].index(answer) if answer in TASKS[task] else -1
     def present(names, absent):
@@ -124,22 +136,27 @@ def record_labels(record: EyeRecord) -> dict[str, int]:
             "dr_grade": -1 if record.dr_grade is None else int(record.dr_grade),
             "glaucoma": -1 if record.glaucoma is None else int(record.glaucoma),
             "quality": position("quality", record.image_quality)} \
-        | present(LESIONS, excluded_lesions(record)) | present(DISEASES[2:], DISEASES if diseases_known else ())
+        | present(LESIONS, excluded_lesions(record)) | present(DISEASES[2:], DISEASES
+            if diseases_known else ())
 
 # %% ../../nbs/analysis/10_grader.ipynb #308fe4e0
 def grader_labels(records: pd.DataFrame) -> pd.DataFrame:
-    """Answers of every row of a records table: int columns named as `TASKS`, index `image_id`, -1 for unknown."""
+    """Answers of every row of a records table: int columns named as `TASKS`, index `image_id`, -1
+    for unknown."""
     rows = [record_labels(EyeRecord.from_row(row)) for row in records.to_dict("records")]
-    return pd.DataFrame(rows, index=pd.Index(records["image_id"], name="image_id"), columns=list(TASKS), dtype=int)
+    return pd.DataFrame(rows, index=pd.Index(records["image_id"], name="image_id"),
+                        columns=list(TASKS), dtype=int)
 
 # %% ../../nbs/analysis/10_grader.ipynb #ba61c66e
 class Grader(ResNetPreTrainedModel):
-    """A small residual network with one output per question of `TASKS`; takes uint8 photographs [B, 3, H, W]."""
+    """A small residual network with one output per question of `TASKS`; takes uint8 photographs [B,
+    3, H, W]."""
 
     def __init__(self, config: ResNetConfig):
         super().__init__(config)
         self.backbone = ResNetModel(config)
-        self.heads = nn.ModuleDict({task: nn.Linear(config.hidden_sizes[-1], len(answers)) for task, answers in TASKS.items()})
+        self.heads = nn.ModuleDict({task: nn.Linear(config.hidden_sizes[-1], len(answers))
+                                    for task, answers in TASKS.items()})
         self.post_init()
 
     @property
@@ -158,29 +175,35 @@ class Grader(ResNetPreTrainedModel):
 
 # %% ../../nbs/analysis/10_grader.ipynb #9a412040
 def two_views(photographs: torch.Tensor) -> torch.Tensor:
-    """Photographs uint8 [B, 3, H, W] as float [B, 6, H, W]: colours in -1 to 1, then fine detail without slow changes."""
-    colours = photographs.contiguous(memory_format=torch.channels_last).to(torch.float32).mul_(1 / 127.5).sub_(1)
-    slow = F.interpolate(F.adaptive_avg_pool2d(colours, 16), size=colours.shape[-2:], mode="bilinear", align_corners=False)
+    """Photographs uint8 [B, 3, H, W] as float [B, 6, H, W]: colours in -1 to 1, then fine detail
+    without slow changes."""
+    colours = (photographs.contiguous(memory_format=torch.channels_last)
+               .to(torch.float32).mul_(1 / 127.5).sub_(1))
+    slow = F.interpolate(F.adaptive_avg_pool2d(colours, 16), size=colours.shape[-2:],
+                         mode="bilinear", align_corners=False)
     return torch.cat([colours, (colours - slow).mul_(4)], dim=1)
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #a53f7170
 def new_grader(seed: int = 0, widths=(16, 32, 64, 128)) -> Grader:
     """An untrained grader; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = ResNetConfig(num_channels=6, embedding_size=widths[0], hidden_sizes=list(widths), depths=[1] * len(widths),
+        config = ResNetConfig(num_channels=6, embedding_size=widths[0],
+                              hidden_sizes=list(widths), depths=[1] * len(widths),
                               layer_type="basic")
         return Grader(config).to(memory_format=torch.channels_last).eval()
 
 # %% ../../nbs/analysis/10_grader.ipynb #f60f5158
-def augment(photographs: torch.Tensor, generator: torch.Generator, shift: float = 0.04, softness: float = 0.7,
-            grain: float = 6.0) -> torch.Tensor:
-    """Photographs uint8 [B, 3, H, W], moved together by up to `shift` of the width, each relit, softened (0 to 1) and grained
+def augment(photographs: torch.Tensor, generator: torch.Generator, shift: float = 0.04,
+            softness: float = 0.7, grain: float = 6.0) -> torch.Tensor:
+    """Photographs uint8 [B, 3, H, W], moved together by up to `shift` of the width, each relit,
+    softened (0 to 1) and grained
     (up to `grain` grey levels) at random."""
     batch, _, height, width = photographs.shape
     margin = max(1, round(shift * width))
     row, column = torch.randint(0, 2 * margin + 1, (2,), generator=generator).tolist()
-    moved = F.pad(photographs, (margin,) * 4)[:, :, row:row + height, column:column + width].to(torch.float32)
+    moved = F.pad(photographs, (margin,) * 4)[:, :, row:row + height,
+                                              column:column + width].to(torch.float32)
     light = 1 + 0.2 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5)
     if softness:
         soft = F.avg_pool2d(moved, 3, stride=1, padding=1, count_include_pad=False)
@@ -190,27 +213,31 @@ def augment(photographs: torch.Tensor, generator: torch.Generator, shift: float 
         moved = moved + grain * torch.rand(batch, 1, 1, 1, generator=generator) * noise
     return (moved * light).clamp_(0, 255).to(torch.uint8)
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #3b70d2e3
 def as_batch(images: np.ndarray) -> torch.Tensor:
     """uint8 [N, H, W, 3] photographs as a uint8 tensor [N, 3, H, W]."""
     return torch.from_numpy(np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2)))
 
 # %% ../../nbs/analysis/10_grader.ipynb #c0ae6f17
 def grader_loss(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over tasks, the lesions being one task; `labels` int64 [B, tasks] in the order of `TASKS`, -1 is left out."""
+    """Mean cross-entropy over tasks, the lesions being one task; `labels` int64 [B, tasks] in the
+    order of `TASKS`, -1 is left out."""
     losses, lesions = [], []
     for column, task in enumerate(TASKS):
         known = labels[:, column] >= 0
         if known.any():
-            (lesions if task in LESIONS and task not in DISEASES else losses).append(F.cross_entropy(outputs[task][known], labels[known, column]))
+            (lesions if task in LESIONS and task not in DISEASES
+             else losses).append(F.cross_entropy(outputs[task][known], labels[known, column]))
     if lesions:
         losses.append(torch.stack(lesions).mean())
     return torch.stack(losses).mean() if losses else outputs["features"].sum() * 0.0
 
 # %% ../../nbs/analysis/10_grader.ipynb #11b6fab7
-def train_grader(images: np.ndarray, labels: pd.DataFrame, steps: int, batch_size: int = 32, lr: float = 3e-3, seed: int = 0,
-                 widths=(16, 32, 64, 128), progress: bool = False) -> tuple[Grader, list[float]]:
-    """Train a grader with AdamW and a one-cycle learning rate; returns it in eval mode with the loss of every step.
+def train_grader(images: np.ndarray, labels: pd.DataFrame, steps: int, batch_size: int = 32,
+                 lr: float = 3e-3, seed: int = 0, widths=(16, 32, 64, 128),
+                 progress: bool = False) -> tuple[Grader, list[float]]:
+    """Train a grader with AdamW and a one-cycle learning rate; returns it in eval mode with the
+    loss of every step.
 
     Parameters
     ----------
@@ -219,10 +246,12 @@ def train_grader(images: np.ndarray, labels: pd.DataFrame, steps: int, batch_siz
     """
     grader, losses = new_grader(seed, widths).train(), []
     generator = torch.Generator().manual_seed(seed)
-    photographs, answers = as_batch(images), torch.from_numpy(labels[list(TASKS)].to_numpy(np.int64, copy=True))
+    photographs, answers = (as_batch(images),
+                            torch.from_numpy(labels[list(TASKS)].to_numpy(np.int64, copy=True)))
     optimizer = torch.optim.AdamW(grader.parameters(), lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
-    for rows in tqdm(shuffled_batches(len(images), batch_size, steps, generator), total=steps, desc="grader", disable=not progress):
+    for rows in tqdm(shuffled_batches(len(images), batch_size, steps, generator), total=steps,
+                     desc="grader", disable=not progress):
         loss = grader_loss(grader(augment(photographs[rows], generator)), answers[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -231,7 +260,7 @@ def train_grader(images: np.ndarray, labels: pd.DataFrame, steps: int, batch_siz
         losses.append(loss.item())
     return grader.eval(), losses
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #95044581
 def shuffled_batches(n: int, batch_size: int, steps: int, generator: torch.Generator):
     """Row numbers of `steps` batches: every row once before any row twice."""
     order = torch.empty(0, dtype=torch.long)
@@ -243,9 +272,12 @@ def shuffled_batches(n: int, batch_size: int, steps: int, generator: torch.Gener
 
 # %% ../../nbs/analysis/10_grader.ipynb #f6731e01
 @torch.no_grad()
-def grader_outputs(grader: Grader, images: np.ndarray, batch_size: int = 128) -> dict[str, np.ndarray]:
-    """Logits [N, answers] of every task and `features` [N, D], float32, of uint8 photographs [N, H, W, 3]."""
-    parts = [grader(as_batch(images[start:start + batch_size])) for start in range(0, len(images), batch_size)]
+def grader_outputs(grader: Grader, images: np.ndarray,
+                   batch_size: int = 128) -> dict[str, np.ndarray]:
+    """Logits [N, answers] of every task and `features` [N, D], float32, of uint8 photographs [N, H,
+    W, 3]."""
+    parts = [grader(as_batch(images[start:start + batch_size]))
+             for start in range(0, len(images), batch_size)]
     return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
 
@@ -255,7 +287,8 @@ def grader_features(grader: Grader, images: np.ndarray, batch_size: int = 128) -
 
 # %% ../../nbs/analysis/10_grader.ipynb #9f9b33ec
 def readings(outputs: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Readings of `grader_outputs`: column `task` (answer number), `task_answer` (probability), `dr_expected` (0 to 4)."""
+    """Readings of `grader_outputs`: column `task` (answer number), `task_answer` (probability),
+    `dr_expected` (0 to 4)."""
     columns = {}
     for task, answers in TASKS.items():
         logits = outputs[task] - outputs[task].max(axis=1, keepdims=True)
@@ -266,48 +299,55 @@ def readings(outputs: dict[str, np.ndarray]) -> pd.DataFrame:
     table["dr_expected"] = sum(grade * table[f"dr_grade_{grade}"] for grade in range(5))
     return table
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #b0a55fa6
 def read(grader: Grader, images: np.ndarray, batch_size: int = 128) -> pd.DataFrame:
     """Readings of uint8 photographs [N, H, W, 3], one row each: see `readings`."""
     return readings(grader_outputs(grader, images, batch_size))
 
 # %% ../../nbs/analysis/10_grader.ipynb #1ce58864
 def quadratic_kappa(truth, answers) -> float:
-    """Quadratic weighted kappa of two grade lists (scikit-learn); NaN where both hold one single grade."""
+    """Quadratic weighted kappa of two grade lists (scikit-learn); NaN where both hold one single
+    grade."""
     if len(np.union1d(truth, answers)) < 2:
         return float("nan")
     return float(cohen_kappa_score(truth, answers, weights="quadratic"))
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #3413ff1c
 def area_under_curve(truth, score) -> float:
-    """Area under the ROC curve of a score against truth (1, 0), from ranks (Hanley and McNeil, 1982); ValueError where only one class is there."""
+    """Area under the ROC curve of a score against truth (1, 0), from ranks (Hanley and McNeil,
+    1982); ValueError where only one class is there."""
     ill, ranks = np.asarray(truth) == 1, rankdata(score)
     n_ill, n_well = ill.sum(), (~ill).sum()
     if n_ill == 0 or n_well == 0:
         raise ValueError("one class only")
     return float((ranks[ill].sum() - n_ill * (n_ill + 1) / 2) / (n_ill * n_well))
 
-
-def task_report(readings: pd.DataFrame, labels: pd.DataFrame, task: str, groups=None, seed: int = 0) -> dict:
-    """Scores of one task on the rows whose answer is known: accuracy, balanced accuracy, AUC or QWK, each with interval."""
+# %% ../../nbs/analysis/10_grader.ipynb #d91040d1
+def task_report(readings: pd.DataFrame, labels: pd.DataFrame, task: str, groups=None,
+                seed: int = 0) -> dict:
+    """Scores of one task on the rows whose answer is known: accuracy, balanced accuracy, AUC or
+    QWK, each with interval."""
     known = labels[task].to_numpy() >= 0
     truth, answers = labels[task].to_numpy()[known], readings[task].to_numpy()[known]
     owners = None if groups is None else np.asarray(groups)[known]
     report = {"accuracy": wilson_interval((truth == answers).sum(), len(truth))}
     if len(np.unique(truth)) < 2:
         return report
-    report["balanced_accuracy"] = bootstrap_interval(balanced_accuracy_score, truth, answers, groups=owners, seed=seed)
+    report["balanced_accuracy"] = bootstrap_interval(balanced_accuracy_score, truth, answers,
+        groups=owners, seed=seed)
     if task == "dr_grade":
-        report["quadratic_kappa"] = bootstrap_interval(quadratic_kappa, truth, answers, groups=owners, seed=seed)
+        report["quadratic_kappa"] = bootstrap_interval(quadratic_kappa, truth, answers,
+            groups=owners, seed=seed)
     if len(TASKS[task]) == 2:
         score = readings[f"{task}_{TASKS[task][1]}"].to_numpy()[known]
         report["auc"] = bootstrap_interval(area_under_curve, truth, score, groups=owners, seed=seed)
     return report
 
-
+# %% ../../nbs/analysis/10_grader.ipynb #58398ef8
 def grader_report(readings: pd.DataFrame, labels: pd.DataFrame, groups=None, seed: int = 0) -> dict:
     """`task_report` of every task that has at least one known answer."""
-    return {task: task_report(readings, labels, task, groups, seed) for task in TASKS if (labels[task].to_numpy() >= 0).any()}
+    return {task: task_report(readings, labels, task, groups, seed) for task in TASKS
+            if (labels[task].to_numpy() >= 0).any()}
 
 # %% ../../nbs/analysis/10_grader.ipynb #215ee27b
 def save_grader(grader: Grader, folder) -> None:
@@ -320,8 +360,10 @@ def load_grader(folder) -> Grader:
     return Grader.from_pretrained(folder).to(memory_format=torch.channels_last).eval()
 
 # %% ../../nbs/analysis/10_grader.ipynb #8dc71d6f
-def labelled_split(folder, split: str, resolution: str = "high") -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
-    """Records, photographs (uint8 [N, H, W, 3]) and answers (`grader_labels`) of a split of a data set folder, in one order."""
+def labelled_split(folder, split: str, resolution: str = "high") -> tuple[pd.DataFrame,
+        np.ndarray, pd.DataFrame]:
+    """Records, photographs (uint8 [N, H, W, 3]) and answers (`grader_labels`) of a split of a data
+    set folder, in one order."""
     records = load_records(folder)
     records = records[records["split"] == split].reset_index(drop=True)
     ids, images = load_images(folder, split, resolution)
@@ -329,11 +371,14 @@ def labelled_split(folder, split: str, resolution: str = "high") -> tuple[pd.Dat
         raise ValueError(f"{folder}: images and records of the {split} split differ")
     return records, images, grader_labels(records)
 
-
-def load_samples(folder, checkpoint: str | None = "finetune", group: str | None = "test_prompts") -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows of `samples.parquet` without the pictures, and the pictures, uint8 [N, H, W, 3]; None takes every checkpoint or group."""
+# %% ../../nbs/analysis/10_grader.ipynb #d0478787
+def load_samples(folder, checkpoint: str | None = "finetune",
+                 group: str | None = "test_prompts") -> tuple[pd.DataFrame, np.ndarray]:
+    """Rows of `samples.parquet` without the pictures, and the pictures, uint8 [N, H, W, 3]; None
+    takes every checkpoint or group."""
     samples = pd.read_parquet(f"{folder}/samples.parquet")
     for column, value in (("checkpoint", checkpoint), ("group", group)):
         samples = samples if value is None else samples[samples[column] == value]
     images = [decode_png(png) for png in samples["image"]]
-    return samples.drop(columns="image").reset_index(drop=True), np.stack(images) if images else np.empty((0, 0, 0, 3), np.uint8)
+    return (samples.drop(columns="image").reset_index(drop=True), np.stack(images) if images
+            else np.empty((0, 0, 0, 3), np.uint8))

@@ -21,69 +21,92 @@ from ..training.flow import flow_loss, interpolate
 from ..training.transformer import predict_velocity
 
 # %% ../../nbs/analysis/16_membership.ipynb #24498b8d
-def choose_pairs(records: pd.DataFrame, scores: pd.DataFrame, examination: pd.DataFrame, n: int, seed: int) -> tuple[list[str], list[str]]:
-    """Image ids of `n` members and of `n` others (fewer, but equally many, where there are not so many), at random.
+def choose_pairs(records: pd.DataFrame, scores: pd.DataFrame, examination: pd.DataFrame, n: int,
+                 seed: int) -> tuple[list[str], list[str]]:
+    """Image ids of `n` members and of `n` others (fewer, but equally many, where there are not so
+    many), at random.
 
     Parameters
     ----------
-    records, scores, examination : tables of the data set, of purification and of the captions' examination. Members are kept pairs of the training split,
-        others pairs of the test split; the captions of both are `faithful`. UserError where one of them is empty.
+    records, scores, examination : tables of the data set, of purification and of the captions'
+        examination. Members are kept pairs of the training split,
+        others pairs of the test split; the captions of both are `faithful`. UserError where one of
+        them is empty.
     """
     faithful = set(examination.loc[examination["faithful"], "image_id"])
-    groups = scores.loc[scores["kept"], "image_id"], records.loc[records["split"] == "test", "image_id"]
+    groups = scores.loc[scores["kept"], "image_id"], records.loc[records["split"] == "test",
+        "image_id"]
     groups = [sorted(faithful.intersection(group)) for group in groups]
     n, rng = min(n, *map(len, groups)), np.random.default_rng([seed, 6])
     if not n:
-        raise UserError("membership needs training pairs that purification kept and test pairs whose captions are faithful: one of them is empty")
+        raise UserError("membership needs training pairs that purification kept and test pairs "
+                        "whose captions are faithful: one of them is empty")
     return tuple(rng.permutation(group)[:n].tolist() for group in groups)
 
 # %% ../../nbs/analysis/16_membership.ipynb #95057c48
 TIMES = (0.1, 0.5)
 """Times (0 noise, 1 image) at which the loss is taken."""
 
-
+# %% ../../nbs/analysis/16_membership.ipynb #b3aa4233
 @torch.no_grad()
 def flow_losses(transformer, data, seed: int, times=TIMES, batch_size: int = 50) -> np.ndarray:
-    """Flow loss of each pair of `data` (`trainer.FlowData`, captions not dropped) at each of `times`: float64 [N, times]."""
-    device, generator, columns = next(transformer.parameters()).device, torch.Generator().manual_seed(seed), []
+    """Flow loss of each pair of `data` (`trainer.FlowData`, captions not dropped) at each of
+    `times`: float64 [N, times]."""
+    device, generator, columns = (next(transformer.parameters()).device,
+                                  torch.Generator().manual_seed(seed), [])
     for time in times:
         noise, losses = torch.randn(data.latents[:1].shape, generator=generator).to(device), []
         for start in range(0, len(data), batch_size):
-            latents, embeddings, mask = (part[start:start + batch_size].to(device) for part in (data.latents, data.embeddings, data.mask))
-            t, same_noise = torch.full((len(latents),), time, device=device), noise.expand_as(latents)
-            predicted = predict_velocity(transformer, interpolate(same_noise, latents, t), t, embeddings, mask)
+            latents, embeddings, mask = (part[start:start + batch_size].to(device)
+                                         for part in (data.latents, data.embeddings, data.mask))
+            t, same_noise = torch.full((len(latents),), time,
+                                       device=device), noise.expand_as(latents)
+            predicted = predict_velocity(transformer, interpolate(same_noise, latents, t), t,
+                                         embeddings, mask)
             losses.append(flow_loss(predicted, same_noise, latents).cpu())
         columns.append(torch.cat(losses))
     return torch.stack(columns, dim=1).numpy().astype(np.float64)
 
 # %% ../../nbs/analysis/16_membership.ipynb #db1b1a2f
 def membership_scores(losses: np.ndarray, mirrored: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores [N], high for members, from losses [N, times] of pairs and of their mirror images: `loss` and `calibrated`."""
-    return {"loss": -np.log(losses).mean(axis=1), "calibrated": np.log(mirrored / losses).mean(axis=1)}
+    """Scores [N], high for members, from losses [N, times] of pairs and of their mirror images:
+    `loss` and `calibrated`."""
+    return {"loss": -np.log(losses).mean(axis=1),
+            "calibrated": np.log(mirrored / losses).mean(axis=1)}
 
 # %% ../../nbs/analysis/16_membership.ipynb #38082853
 def true_positive_rate(is_member, scores, at: float = 0.01) -> float:
-    """Largest share of members found while at most the share `at` of the others is accused; ValueError unless there are members and others."""
+    """Largest share of members found while at most the share `at` of the others is accused;
+    ValueError unless there are members and others."""
     if np.ptp(np.asarray(is_member, int)) == 0:
         raise ValueError("members only, or none")
     accused, found, _ = roc_curve(is_member, scores, drop_intermediate=False)
     return float(found[accused <= at].max())
 
-
-def attack(scores: np.ndarray, is_member: np.ndarray, patients, draws: int = 200, seed: int = 0) -> dict:
-    """`auc` and `tpr_at_1_fpr` of scores [N], with bootstrap intervals in which whole `patients` [N] are drawn."""
-    return {name: bootstrap_interval(statistic, is_member, scores, draws=draws, seed=seed, groups=patients)
-            for name, statistic in (("auc", area_under_curve), ("tpr_at_1_fpr", true_positive_rate))}
+# %% ../../nbs/analysis/16_membership.ipynb #8e75c970
+def attack(scores: np.ndarray, is_member: np.ndarray, patients, draws: int = 200,
+           seed: int = 0) -> dict:
+    """`auc` and `tpr_at_1_fpr` of scores [N], with bootstrap intervals in which whole `patients`
+    [N] are drawn."""
+    return {name: bootstrap_interval(statistic, is_member, scores, draws=draws, seed=seed,
+                                     groups=patients) for name, statistic in (("auc",
+        area_under_curve), ("tpr_at_1_fpr", true_positive_rate))}
 
 # %% ../../nbs/analysis/16_membership.ipynb #0fddc69a
-def draw_roc(axis, scores: dict[str, np.ndarray], is_member, patients, draws: int = 100, seed: int = 0) -> None:
-    """Share of members found over the share of others accused, logarithmic, with 95 % bands by patient; the dashes are an attacker who knows nothing."""
+def draw_roc(axis, scores: dict[str, np.ndarray], is_member, patients, draws: int = 100,
+             seed: int = 0) -> None:
+    """Share of members found over the share of others accused, logarithmic, with 95 % bands by
+    patient; the dashes are an attacker who knows nothing."""
     n_others = int((~np.asarray(is_member)).sum())
     rates = np.unique(np.r_[np.geomspace(1 / n_others, 1, 12), 0.01 if n_others > 100 else 1])
     for (name, values), colour in zip(scores.items(), (PALETTE["synthetic"], PALETTE["real"])):
-        curve = [bootstrap_interval(partial(true_positive_rate, at=rate), is_member, values, draws=draws, seed=seed, groups=patients) for rate in rates]
-        value, low, high = (np.maximum([point[key] for point in curve], 0.3 / n_others) for key in ("value", "low", "high"))
+        curve = [bootstrap_interval(partial(true_positive_rate, at=rate), is_member, values,
+                                    draws=draws, seed=seed, groups=patients) for rate in rates]
+        value, low, high = (np.maximum([point[key] for point in curve], 0.3 / n_others)
+                            for key in ("value", "low", "high"))
         axis.plot(rates, value, color=colour, label=name, linewidth=1.8)
         axis.fill_between(rates, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.plot([1 / n_others, 1], [1 / n_others, 1], color=PALETTE["dark"], linestyle="--", linewidth=1)
-    axis.set(xscale="log", yscale="log", xlim=(1 / n_others, 1), ylim=(0.3 / n_others, 1.1), xlabel="share of others accused", ylabel="share of members found")
+    axis.plot([1 / n_others, 1], [1 / n_others, 1], color=PALETTE["dark"], linestyle="--",
+              linewidth=1)
+    axis.set(xscale="log", yscale="log", xlim=(1 / n_others, 1), ylim=(0.3 / n_others, 1.1),
+             xlabel="share of others accused", ylabel="share of members found")

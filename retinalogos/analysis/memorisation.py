@@ -18,14 +18,17 @@ from ..figures import PALETTE, image_grid
 
 # %% ../../nbs/analysis/15_memorisation.ipynb #c60b00fe
 def pixel_vectors(images: np.ndarray, size: int = 32) -> np.ndarray:
-    """Photographs uint8 [N, H, W, 3] reduced to `size` px, float32 [N, size * size * 3], so that distance is RMS grey levels."""
+    """Photographs uint8 [N, H, W, 3] reduced to `size` px, float32 [N, size * size * 3], so that
+    distance is RMS grey levels."""
     small = [cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images]
     flat = np.asarray(small, dtype=np.float32).reshape(len(images), -1)
     return flat / np.sqrt(flat.shape[1])
 
-
-def nearest(queries: np.ndarray, references: np.ndarray, chunk: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Euclidean distance to, and row number of, the nearest of `references` [M, D] for each of `queries` [N, D]."""
+# %% ../../nbs/analysis/15_memorisation.ipynb #d687b64e
+def nearest(queries: np.ndarray, references: np.ndarray,
+            chunk: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """Euclidean distance to, and row number of, the nearest of `references` [M, D] for each of
+    `queries` [N, D]."""
     references = np.asarray(references, np.float64)
     norms, distances, indices = (references**2).sum(1), [], []
     for start in range(0, len(queries), chunk):
@@ -37,16 +40,19 @@ def nearest(queries: np.ndarray, references: np.ndarray, chunk: int = 256) -> tu
 
 # %% ../../nbs/analysis/15_memorisation.ipynb #8d89a216
 def nearest_ratio(synthetic, test, draws: int = 200, seed: int = 0) -> dict:
-    """Median nearest distance of synthetic over that of test photographs, bootstrap interval; both are 1-D distances."""
+    """Median nearest distance of synthetic over that of test photographs, bootstrap interval; both
+    are 1-D distances."""
     synthetic, test, rng = np.asarray(synthetic), np.asarray(test), np.random.default_rng(seed)
     def draw(values):
         return np.median(values[rng.integers(0, len(values), len(values))])
     ratios = [draw(synthetic) / draw(test) for _ in range(draws)]
-    return as_interval(np.median(synthetic) / np.median(test), *np.quantile(ratios, [0.025, 0.975]), len(synthetic))
+    return as_interval(np.median(synthetic) / np.median(test),
+                       *np.quantile(ratios, [0.025, 0.975]), len(synthetic))
 
 # %% ../../nbs/analysis/15_memorisation.ipynb #af4bb3ec
 def detail_maps(images: np.ndarray, size: int = 24) -> np.ndarray:
-    """Fine detail of photographs uint8 [N, H, W, 3] at `size` px, relative to the light and colour around it: float32 [N, size, size, 3]."""
+    """Fine detail of photographs uint8 [N, H, W, 3] at `size` px, relative to the light and colour
+    around it: float32 [N, size, size, 3]."""
     maps = []
     for image in images:
         small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -58,16 +64,18 @@ def detail_maps(images: np.ndarray, size: int = 24) -> np.ndarray:
         maps.append(np.clip(detail / (detail.std() + 1e-6), -3, 3))
     return np.asarray(maps, np.float32)
 
-
+# %% ../../nbs/analysis/15_memorisation.ipynb #5b353c70
 def unit_vectors(maps: np.ndarray) -> np.ndarray:
-    """Maps [..., S, S, 3] as vectors [..., 3 S²] of mean 0 and length 1, so that the product of two is their correlation."""
+    """Maps [..., S, S, 3] as vectors [..., 3 S²] of mean 0 and length 1, so that the product of two
+    is their correlation."""
     flat = maps.reshape(*maps.shape[:-3], -1)
     flat = flat - flat.mean(axis=-1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-6)
 
 # %% ../../nbs/analysis/15_memorisation.ipynb #f9ec244a
 def uncropped(maps: np.ndarray) -> np.ndarray:
-    """Maps [N, S, S, 3] as they are, and shrunk to 95 and to 90 % into each of nine places: [N, 19, S, S, 3]."""
+    """Maps [N, S, S, 3] as they are, and shrunk to 95 and to 90 % into each of nine places: [N, 19,
+    S, S, 3]."""
     size, found = maps.shape[1], [maps]
     for scale in (0.95, 0.9):
         for x, y in np.ndindex(3, 3):
@@ -78,26 +86,32 @@ def uncropped(maps: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/analysis/15_memorisation.ipynb #7db122eb
 def _candidates(images, train, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances and rows, both [N, n], of the `n` training vectors nearest to photographs; distances after the best of the shrinkings."""
+    """Distances and rows, both [N, n], of the `n` training vectors nearest to photographs;
+    distances after the best of the shrinkings."""
     maps = detail_maps(images)
     rows = np.argpartition(-unit_vectors(maps) @ train.T, n - 1, axis=1)[:, :n]
     correlation = np.einsum("ntd,ncd->nct", unit_vectors(uncropped(maps)), train[rows]).max(axis=2)
     return np.sqrt(np.maximum(2 - 2 * correlation, 0)), rows
 
-
-def copy_scores(images: np.ndarray, train: np.ndarray, n_candidates: int = 20, chunk: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """How near the nearest training photograph is in comparison: scores [N], 0 the same, 1 no nearer than others; and its rows [N].
+# %% ../../nbs/analysis/15_memorisation.ipynb #7f9cefa1
+def copy_scores(images: np.ndarray, train: np.ndarray, n_candidates: int = 20,
+                chunk: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """How near the nearest training photograph is in comparison: scores [N], 0 the same, 1 no
+    nearer than others; and its rows [N].
 
     Parameters
     ----------
     images : uint8 [N, H, W, 3]; each is compared as it is and mirrored.
-    train : `unit_vectors` of the `detail_maps` of the training photographs [M, D], M at least 2 (UserError otherwise).
+    train : `unit_vectors` of the `detail_maps` of the training photographs [M, D], M at least 2
+        (UserError otherwise).
     """
     if len(train) < 2:
         raise UserError("copies can only be looked for among at least 2 training photographs")
     n, scores, rows = min(n_candidates, len(train)), [], []
     for part in (images[start:start + chunk] for start in range(0, len(images), chunk)):
-        distance, row = (np.concatenate(both, axis=1) for both in zip(*(_candidates(view, train, n) for view in (part, part[:, :, ::-1]))))
+        distance, row = (np.concatenate(both, axis=1)
+                         for both in zip(*(_candidates(view, train, n)
+                                           for view in (part, part[:, :, ::-1]))))
         order, every = distance.argsort(axis=1), np.arange(len(part))
         nearest_first = np.take_along_axis(distance, order, axis=1)
         scores.append(nearest_first[:, 0] / np.median(nearest_first[:, 1:11], axis=1))
@@ -112,15 +126,19 @@ def cropped(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """90 to 100 % of the side of a photograph, at a random place, enlarged to its size."""
     size, scale = len(image), rng.uniform(0.9, 1)
     x, y = rng.uniform(0, (1 - scale) * size, 2)
-    return cv2.warpAffine(image, np.array([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale]]), (size, size), borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, np.array([[1 / scale, 0, -x / scale],
+                                           [0, 1 / scale, -y / scale]]), (size, size),
+                          borderMode=cv2.BORDER_REPLICATE)
 
-
+# %% ../../nbs/analysis/15_memorisation.ipynb #26357b5b
 def plant_copies(images: np.ndarray, rng: np.random.Generator, kind: str = "plain") -> np.ndarray:
-    """Training photographs uint8 [N, H, W, 3] as a copying generator might return them: softened, relit, grainy, and what `kind` of `COPY_KINDS` says."""
+    """Training photographs uint8 [N, H, W, 3] as a copying generator might return them: softened,
+    relit, grainy, and what `kind` of `COPY_KINDS` says."""
     if kind == "mirrored":
         images = images[:, :, ::-1]
     elif kind == "recoloured":
-        images = np.clip(images * rng.uniform(0.8, 1.2, (len(images), 1, 1, 3)), 0, 255).astype(np.uint8)
+        images = np.clip(images * rng.uniform(0.8, 1.2, (len(images), 1, 1, 3)), 0,
+                         255).astype(np.uint8)
     elif kind == "cropped":
         images = np.stack([cropped(image, rng) for image in images])
     soft = np.stack([cv2.GaussianBlur(image, (0, 0), 0.8) for image in images]).astype(np.float32)
@@ -133,44 +151,58 @@ def calibration_half(patients, seed: int) -> np.ndarray:
     names = np.unique(patients)
     return np.isin(patients, np.random.default_rng([seed, 5]).permutation(names)[:len(names) // 2])
 
-
+# %% ../../nbs/analysis/15_memorisation.ipynb #d051ce26
 def copy_decision(test_scores, calibration, synthetic_scores, planted: dict, planted_rows) -> dict:
-    """What the decision finds: `limit`, and shares with intervals of `false_alarms`, of copies `found` by kind, and of `generated` ones flagged.
+    """What the decision finds: `limit`, and shares with intervals of `false_alarms`, of copies
+    `found` by kind, and of `generated` ones flagged.
 
     Parameters
     ----------
-    test_scores : scores [N] of real test photographs; those where `calibration` (bool [N]) set the limit, the others are counted.
-    planted : kind -> (scores, rows) of copies whose originals are `planted_rows`; found is what lies below the limit and is traced to its original.
+    test_scores : scores [N] of real test photographs; those where `calibration` (bool [N]) set the
+        limit, the others are counted.
+    planted : kind -> (scores, rows) of copies whose originals are `planted_rows`; found is what
+        lies below the limit and is traced to its original.
     """
     limit = test_scores[calibration].min()
     alarms, flagged = test_scores[~calibration] < limit, synthetic_scores < limit
-    found = {kind: (scores < limit) & (rows == planted_rows) for kind, (scores, rows) in planted.items()}
-    return {"limit": float(limit), "n_calibration": int(calibration.sum()), "false_alarms": wilson_interval(alarms.sum(), len(alarms)),
-            "found": {kind: wilson_interval(right.sum(), len(right)) for kind, right in found.items()},
+    found = {kind: (scores < limit) & (rows == planted_rows)
+             for kind, (scores, rows) in planted.items()}
+    return {"limit": float(limit), "n_calibration": int(calibration.sum()),
+            "false_alarms": wilson_interval(alarms.sum(), len(alarms)),
+            "found": {kind: wilson_interval(right.sum(), len(right))
+                      for kind, right in found.items()},
             "generated": wilson_interval(flagged.sum(), len(flagged))}
 
 # %% ../../nbs/analysis/15_memorisation.ipynb #61b6a314
 def draw_copy_scores(axis, groups: dict, limit: float, colours: dict) -> None:
-    """Scores of each group as one row of points, top to bottom, and the limit below which a photograph is called a copy."""
+    """Scores of each group as one row of points, top to bottom, and the limit below which a
+    photograph is called a copy."""
     rng = np.random.default_rng(0)
     for k, (name, scores) in enumerate(groups.items()):
-        axis.scatter(scores, k + rng.uniform(-0.3, 0.3, len(scores)), s=7, alpha=0.5, linewidths=0, color=colours.get(name, PALETTE["baseline"]))
+        axis.scatter(scores, k + rng.uniform(-0.3, 0.3, len(scores)), s=7, alpha=0.5,
+                     linewidths=0, color=colours.get(name, PALETTE["baseline"]))
     axis.axvline(limit, color=PALETTE["dark"], linestyle="--", linewidth=1.3)
-    axis.set_yticks(range(len(groups)), [f"{name} ({len(scores)})" for name, scores in groups.items()])
-    axis.set(xlim=(0, None), ylim=(len(groups) - 0.5, -0.5), xlabel="distance to the nearest over that to the next ten")
+    axis.set_yticks(range(len(groups)), [f"{name} ({len(scores)})"
+                                         for name, scores in groups.items()])
+    axis.set(xlim=(0, None), ylim=(len(groups) - 0.5, -0.5),
+             xlabel="distance to the nearest over that to the next ten")
 
 # %% ../../nbs/analysis/15_memorisation.ipynb #6c461d14
-def closest_pairs(images: np.ndarray, train_images: np.ndarray, distance, row, n: int = 8) -> Figure:
+def closest_pairs(images: np.ndarray, train_images: np.ndarray, distance, row,
+                  n: int = 8) -> Figure:
     """The `n` generated photographs nearest to a training photograph, above that photograph."""
     order = np.argsort(distance)[:n]
-    return image_grid([*images[order], *train_images[row[order]]], column_titles=[f"{distance[k]:.2f}" for k in order],
+    return image_grid([*images[order], *train_images[row[order]]],
+                      column_titles=[f"{distance[k]:.2f}" for k in order],
                       row_titles=["generated", "nearest in\ntraining"])
 
 # %% ../../nbs/analysis/15_memorisation.ipynb #ae977847
 def draw_distances(axis, found: dict, xlabel: str, colours: dict) -> None:
-    """Distributions of the nearest training distance of generated and of test photographs; `colours` maps the two names."""
+    """Distributions of the nearest training distance of generated and of test photographs;
+    `colours` maps the two names."""
     edges = np.linspace(0, max(found["test"].max(), found["synthetic"].max()), 40)
     for name in ("test", "synthetic"):
-        axis.hist(found[name], bins=edges, density=True, histtype="step", linewidth=2, color=colours[name], label=name)
+        axis.hist(found[name], bins=edges, density=True, histtype="step", linewidth=2,
+                  color=colours[name], label=name)
         axis.axvline(np.median(found[name]), color=colours[name], linestyle=":")
     axis.set(xlabel=xlabel, ylabel="density")

@@ -29,10 +29,13 @@ from ..data.images import field_of_view, read_photograph, resize
 from ..eye.simulate import simulate_patient
 
 # %% ../../nbs/analysis/21_transfer.ipynb #728c1936
-def move(photographs: torch.Tensor, shares: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Photographs in 0..1 and shares, each pair turned by up to 20 degrees, zoomed by up to 28 %, shifted by up to 5 % and perhaps mirrored."""
+def move(photographs: torch.Tensor, shares: torch.Tensor,
+         generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Photographs in 0..1 and shares, each pair turned by up to 20 degrees, zoomed by up to 28 %,
+    shifted by up to 5 % and perhaps mirrored."""
     n = len(photographs)
-    def spread(*shape): return 2 * torch.rand(n, *shape, generator=generator) - 1
+    def spread(*shape):
+        return 2 * torch.rand(n, *shape, generator=generator) - 1
     angle, zoom, mirror = 0.35 * spread(), torch.exp(0.25 * spread()), torch.sign(spread())
     matrix = torch.zeros(n, 2, 3)
     matrix[:, 0, 0], matrix[:, 0, 1] = torch.cos(angle) * zoom * mirror, -torch.sin(angle) * zoom
@@ -41,47 +44,61 @@ def move(photographs: torch.Tensor, shares: torch.Tensor, generator: torch.Gener
     grid = F.affine_grid(matrix, [n, 1, *photographs.shape[-2:]], align_corners=False)
     return tuple(F.grid_sample(batch, grid, align_corners=False) for batch in (photographs, shares))
 
-
+# %% ../../nbs/analysis/21_transfer.ipynb #ebbbf335
 def recolour(photographs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Photographs in 0..1 with other saturation, gamma and brightness (each channel for itself too), uneven light, softness and grain."""
+    """Photographs in 0..1 with other saturation, gamma and brightness (each channel for itself
+    too), uneven light, softness and grain."""
     n = len(photographs)
-    def spread(*shape): return 2 * torch.rand(n, *shape, generator=generator) - 1
+    def spread(*shape):
+        return 2 * torch.rand(n, *shape, generator=generator) - 1
     grey = photographs.mean(1, keepdim=True)
     pixels = (grey + (photographs - grey) * (1 + 0.5 * spread(1, 1, 1))).clamp(1e-3, 1)
-    pixels = pixels ** torch.exp(0.5 * spread(1, 1, 1) + 0.25 * spread(3, 1, 1)) * torch.exp(0.3 * spread(1, 1, 1) + 0.2 * spread(3, 1, 1))
-    light = F.interpolate(torch.randn(n, 1, 4, 4, generator=generator), size=pixels.shape[-2:], mode="bicubic")
+    pixels = pixels ** torch.exp(0.5 * spread(1, 1, 1) + 0.25 * spread(3, 1, 1)) * torch.exp(0.3
+        * spread(1, 1, 1) + 0.2 * spread(3, 1, 1))
+    light = F.interpolate(torch.randn(n, 1, 4, 4, generator=generator), size=pixels.shape[-2:],
+                          mode="bicubic")
     pixels = pixels * (1 + 0.15 * light * torch.rand(n, 1, 1, 1, generator=generator))
     soft = F.avg_pool2d(F.pad(pixels, (2,) * 4, mode="replicate"), 5, stride=1)
     pixels = pixels.lerp(soft, torch.rand(n, 1, 1, 1, generator=generator))
-    return pixels + 0.04 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(pixels.shape, generator=generator)
+    return (pixels + 0.04 * torch.rand(n, 1, 1, 1, generator=generator)
+            * torch.randn(pixels.shape, generator=generator))
 
-
-def vary(photographs: torch.Tensor, shares: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 [B, 3, H, W] and shares [B, structures, H, W], moved together; the photographs recoloured."""
+# %% ../../nbs/analysis/21_transfer.ipynb #884df89b
+def vary(photographs: torch.Tensor, shares: torch.Tensor,
+         generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 [B, 3, H, W] and shares [B, structures, H, W], moved together; the photographs
+    recoloured."""
     moved, wanted = move(photographs.to(torch.float32) / 255, shares, generator)
     return (255 * recolour(moved, generator)).clamp_(0, 255).to(torch.uint8), wanted
 
 # %% ../../nbs/analysis/21_transfer.ipynb #cbe5c4db
-def simulated_shares(n_patients: int, seed: int, size: int, structures: tuple[str, ...], render_size: int = 256,
-                     good_only: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Photographs uint8 [N, size, size, 3] and shares float32 [N, structures, size, size] of simulated patients that no data set holds."""
+def simulated_shares(n_patients: int, seed: int, size: int, structures: tuple[str, ...],
+                     render_size: int = 256, good_only:
+                     bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Photographs uint8 [N, size, size, 3] and shares float32 [N, structures, size, size] of
+    simulated patients that no data set holds."""
     eyes = [eye for k in range(n_patients) for eye in simulate_patient((seed, 0, k), render_size)]
     eyes = [eye for eye in eyes if not good_only or eye.record.image_quality == "good"]
     return (np.stack([resize(eye.image, size) for eye in eyes]),
-            np.stack([np.stack([shrink(eye.masks[name], size) for name in structures]) for eye in eyes]))
+            np.stack([np.stack([shrink(eye.masks[name], size) for name in structures])
+                      for eye in eyes]))
 
 # %% ../../nbs/analysis/21_transfer.ipynb #a42bd830
 @torch.no_grad()
 def likelihoods(network: Segmenter, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Likelihood 0..1 of each structure at each pixel, float32 [N, structures, H, W], of uint8 [N, H, W, 3]; sides of any length."""
+    """Likelihood 0..1 of each structure at each pixel, float32 [N, structures, H, W], of uint8 [N,
+    H, W, 3]; sides of any length."""
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0)))
-    batches = [torch.sigmoid(network(as_batch(padded[k:k + batch_size]))).numpy() for k in range(0, len(images), batch_size)]
+    batches = [torch.sigmoid(network(as_batch(padded[k:k + batch_size]))).numpy()
+               for k in range(0, len(images), batch_size)]
     return np.concatenate(batches)[..., :height, :width]
 
-
-def find_points(network: Segmenter, images: np.ndarray, structures=("disc", "fovea")) -> pd.DataFrame:
-    """Place (`disc_x`, `disc_y`, ...), size (`disc_diameter`, of a circle as large as what is likelier than not) and `disc_likelihood`, ... of each
+# %% ../../nbs/analysis/21_transfer.ipynb #a80a484f
+def find_points(network: Segmenter, images: np.ndarray,
+                structures=("disc", "fovea")) -> pd.DataFrame:
+    """Place (`disc_x`, `disc_y`, ...), size (`disc_diameter`, of a circle as large as what is
+    likelier than not) and `disc_likelihood`, ... of each
     structure: one row a photograph, lengths as fractions of width and height."""
     rows = []
     for maps in likelihoods(network, images):
@@ -89,110 +106,155 @@ def find_points(network: Segmenter, images: np.ndarray, structures=("disc", "fov
         for name, likely in zip(structures, maps):
             smooth = cv2.GaussianBlur(likely, (0, 0), 3 * likely.shape[0] / 128)
             y, x = np.unravel_index(smooth.argmax(), smooth.shape)
-            row |= {f"{name}_x": (x + .5) / likely.shape[1], f"{name}_y": (y + .5) / likely.shape[0], f"{name}_likelihood": float(smooth[y, x]),
-                    f"{name}_diameter": 2 * np.sqrt((likely > .5).sum() / np.pi) / likely.shape[1]}
+            row |= {f"{name}_x": (x + 0.5) / likely.shape[1],
+                    f"{name}_y": (y + 0.5) / likely.shape[0],
+                    f"{name}_likelihood": float(smooth[y, x]),
+                    f"{name}_diameter": 2 * np.sqrt((likely > 0.5).sum() / np.pi)
+                    / likely.shape[1]}
         rows.append(row)
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/analysis/21_transfer.ipynb #92afc3c3
 def eye_of(points: pd.DataFrame) -> pd.Series:
     """"OD" where the disc lies right of the fovea, else "OS"."""
-    return pd.Series(np.where(points["disc_x"] > points["fovea_x"], "OD", "OS"), index=points.index, dtype="string")
+    return pd.Series(np.where(points["disc_x"] > points["fovea_x"], "OD", "OS"),
+                     index=points.index, dtype="string")
 
 # %% ../../nbs/analysis/21_transfer.ipynb #135aa10b
 def read_boxed_discs(folder, size: int) -> tuple[np.ndarray, pd.DataFrame]:
-    """Photographs uint8 [N, size, size, 3], cropped to the field, and table `file`, `disc_x`, `disc_y`, `disc_radius` (fractions of the crop).
+    """Photographs uint8 [N, size, size, 3], cropped to the field, and table `file`, `disc_x`,
+    `disc_y`, `disc_radius` (fractions of the crop).
 
-    Photographs without a box file or with other than one disc are left out. `UserError` where none is left.
+    Photographs without a box file or with other than one disc are left out. `UserError` where none
+    is left.
     """
     images, rows = [], []
     for path in sorted(Path(folder).glob("*.jpg")):
         labels = path.with_suffix(".txt")
-        lines = [list(map(float, line.split())) for line in labels.read_text().splitlines() if line.strip()] if labels.is_file() else []
+        lines = [list(map(float, line.split())) for line in labels.read_text().splitlines()
+                 if line.strip()] if labels.is_file() else []
         discs = [line[1:5] for line in lines if line[0] == 0]
-        if len(discs) != 1: continue
+        if len(discs) != 1:
+            continue
         photograph = read_photograph(path, 2 * size)
         left, top, right, bottom = field_of_view(photograph)
         side, (height, width) = max(right - left, bottom - top), photograph.shape[:2]
         x0, y0 = left - (side - (right - left)) // 2, top - (side - (bottom - top)) // 2
         x, y, w, h = np.array(discs[0]) * (width, height, width, height)
         images.append(resize(square_at(photograph, x0, y0, side), size))
-        rows.append({"file": path.name, "disc_x": (x - x0) / side, "disc_y": (y - y0) / side, "disc_radius": (w + h) / 4 / side})
-    if not rows: raise UserError(f"{folder}: no photograph with one boxed disc; expected *.jpg, each with a .txt of 'class x y width height'")
+        rows.append({"file": path.name, "disc_x": (x - x0) / side, "disc_y": (y - y0) / side,
+                     "disc_radius": (w + h) / 4 / side})
+    if not rows:
+        raise UserError(f"{folder}: no photograph with one boxed disc; expected *.jpg, each "
+                        "with a .txt of 'class x y width height'")
     return np.stack(images), pd.DataFrame(rows)
 
-
+# %% ../../nbs/analysis/21_transfer.ipynb #11e5c9e1
 def square_at(image: np.ndarray, x0: int, y0: int, side: int) -> np.ndarray:
     """The square of `side` pixels with its corner at (x0, y0), black outside of the image."""
-    padded = cv2.copyMakeBorder(image, max(-y0, 0), max(y0 + side - len(image), 0), max(-x0, 0), max(x0 + side - image.shape[1], 0), cv2.BORDER_CONSTANT)
+    padded = cv2.copyMakeBorder(image, max(-y0, 0), max(y0 + side - len(image), 0), max(-x0, 0),
+                                max(x0 + side - image.shape[1], 0), cv2.BORDER_CONSTANT)
     x, y = max(x0, 0), max(y0, 0)
     return padded[y:y + side, x:x + side]
 
 # %% ../../nbs/analysis/21_transfer.ipynb #01ccec7e
 def read_traced_vessels(folder) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(photograph uint8 [H, W, 3], traced vessels bool [H, W], field bool [H, W]) of each photograph of a folder as DRIVE has them."""
+    """(photograph uint8 [H, W, 3], traced vessels bool [H, W], field bool [H, W]) of each
+    photograph of a folder as DRIVE has them."""
     folder, found = Path(folder), []
     for path in sorted((folder / "images").glob("*.tif")):
         number = path.name.split("_")[0]
         masks = [next((folder / part).glob(f"{number}_*"), None) for part in ("1st_manual", "mask")]
-        if None in masks: raise UserError(f"{folder}: {path.name} has no {number}_* in 1st_manual or in mask")
-        found.append((read_photograph(path), *(np.asarray(Image.open(mask).convert("L")) > 127 for mask in masks)))
-    if not found: raise UserError(f"{folder}: no images/*.tif; expected DRIVE's folders images, 1st_manual and mask")
+        if None in masks:
+            raise UserError(f"{folder}: {path.name} has no {number}_* in 1st_manual or in mask")
+        found.append((read_photograph(path),
+                      *(np.asarray(Image.open(mask).convert("L")) > 127 for mask in masks)))
+    if not found:
+        raise UserError(f"{folder}: no images/*.tif; expected DRIVE's folders images, "
+                        "1st_manual and mask")
     return found
 
 # %% ../../nbs/analysis/21_transfer.ipynb #d5a3f76a
 def disc_result(network: Segmenter, images: np.ndarray, boxes: pd.DataFrame) -> dict:
-    """Share of photographs whose disc centre is found within one disc radius; `median_error` is in disc radii."""
+    """Share of photographs whose disc centre is found within one disc radius; `median_error` is in
+    disc radii."""
     points = find_points(network, images)
-    errors = np.hypot(points["disc_x"] - boxes["disc_x"], points["disc_y"] - boxes["disc_y"]) / boxes["disc_radius"]
-    return wilson_interval(int((errors < 1).sum()), len(errors)) | {"median_error": round(float(errors.median()), 3)}
+    errors = np.hypot(points["disc_x"] - boxes["disc_x"],
+                      points["disc_y"] - boxes["disc_y"]) / boxes["disc_radius"]
+    return wilson_interval(int((errors < 1).sum()),
+                           len(errors)) | {"median_error": round(float(errors.median()), 3)}
 
-
-def laterality_result(network: Segmenter, images: np.ndarray, eyes, patients, draws: int = 500, seed: int = 0) -> dict:
+# %% ../../nbs/analysis/21_transfer.ipynb #4bb97d11
+def laterality_result(network: Segmenter, images: np.ndarray, eyes, patients, draws: int = 500,
+                      seed: int = 0) -> dict:
     """Share of photographs whose `eyes` ("OD", "OS") are read right, interval over `patients`."""
     right = (eye_of(find_points(network, images)).to_numpy() == np.asarray(eyes)).astype(float)
-    return bootstrap_interval(np.mean, right, draws=draws, seed=seed, groups=np.unique(patients, return_inverse=True)[1])
+    return bootstrap_interval(np.mean, right, draws=draws, seed=seed,
+                              groups=np.unique(patients, return_inverse=True)[1])
 
-
+# %% ../../nbs/analysis/21_transfer.ipynb #29ae2c54
 def vessel_result(network: Segmenter, traced, draws: int = 500, seed: int = 0) -> dict:
-    """Mean area under the ROC curve of the pixels of each field, interval over photographs, and the `lowest`."""
-    areas = np.array([roc_auc_score(vessels[field], likelihoods(network, photograph[None])[0, 0][field]) for photograph, vessels, field in traced])
-    return bootstrap_interval(np.mean, areas, draws=draws, seed=seed) | {"lowest": round(float(areas.min()), 4)}
+    """Mean area under the ROC curve of the pixels of each field, interval over photographs, and the
+    `lowest`."""
+    areas = np.array([roc_auc_score(vessels[field],
+                                    likelihoods(network, photograph[None])[0, 0][field])
+                      for photograph, vessels, field in traced])
+    return bootstrap_interval(np.mean, areas, draws=draws,
+                              seed=seed) | {"lowest": round(float(areas.min()), 4)}
 
 # %% ../../nbs/analysis/21_transfer.ipynb #2d7cfd3c
-def photograph_numbers(images: np.ndarray, points: pd.DataFrame, vessels: np.ndarray) -> pd.DataFrame:
-    """Numbers of uint8 photographs [N, H, W, 3] with their `find_points` and vessel likelihoods [N, H, W]: one row each, NaN without a field."""
+def photograph_numbers(images: np.ndarray, points: pd.DataFrame,
+                       vessels: np.ndarray) -> pd.DataFrame:
+    """Numbers of uint8 photographs [N, H, W, 3] with their `find_points` and vessel likelihoods [N,
+    H, W]: one row each, NaN without a field."""
     rows = []
     for image, place, likely in zip(images, points.to_dict("records"), vessels):
         field = retina_mask(image)
-        if field.mean() < .05: rows.append({}); continue
+        if field.mean() < 0.05:
+            rows.append({})
+            continue
         red, green, blue = np.median(image[field], axis=0) / 255
         grey = image.mean(axis=2) / 255
-        rows.append({"brightness": grey[field].mean(), "green / red": green / max(red, .01), "blue / red": blue / max(red, .01),
-                     "contrast": grey[field].std(), "sharpness": cv2.Laplacian(image[..., 1].astype(np.float32) / 255, cv2.CV_32F)[field].std(),
-                     "field": field.mean(), "disc x (as right eye)": max(place["disc_x"], 1 - place["disc_x"]), "disc y": place["disc_y"],
-                     "disc diameter": place["disc_diameter"], "disc likelihood": place["disc_likelihood"], "vessel density": (likely[field] > .5).mean()})
+        rows.append({"brightness": grey[field].mean(), "green / red": green / max(red, 0.01),
+                     "blue / red": blue / max(red, 0.01), "contrast": grey[field].std(),
+                     "sharpness": cv2.Laplacian(image[..., 1].astype(np.float32) / 255,
+                                                cv2.CV_32F)[field].std(), "field": field.mean(),
+                     "disc x (as right eye)": max(place["disc_x"], 1 - place["disc_x"]),
+                     "disc y": place["disc_y"], "disc diameter": place["disc_diameter"],
+                     "disc likelihood": place["disc_likelihood"],
+                     "vessel density": (likely[field] > 0.5).mean()})
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/analysis/21_transfer.ipynb #f4a2599b
 def compare_numbers(real: pd.DataFrame, simulated: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """5th, 50th and 95th percentile of each number, the Kolmogorov-Smirnov distance and its floor (between two random halves of the real)."""
+    """5th, 50th and 95th percentile of each number, the Kolmogorov-Smirnov distance and its floor
+    (between two random halves of the real)."""
     half = np.random.default_rng(seed).permutation(len(real)) < len(real) / 2
     rows = {}
     for name in real:
         values = [table[name].dropna() for table in (real, simulated)]
         both, kept = np.concatenate(values), np.repeat([True, False], [len(v) for v in values])
-        quantiles = {f"{kind} {q} %": v.quantile(q / 100) for kind, v in zip(("real", "simulated"), values) for q in (5, 50, 95)}
-        rows[name] = quantiles | {"KS": ks_distance(both, kept), "KS real / real": ks_distance(real[name].dropna().to_numpy(), half[real[name].notna()])}
+        quantiles = {f"{kind} {q} %": v.quantile(q / 100)
+                     for kind, v in zip(("real", "simulated"), values) for q in (5, 50, 95)}
+        rows[name] = quantiles | {"KS": ks_distance(both, kept),
+                                  "KS real / real": ks_distance(real[name].dropna().to_numpy(),
+            half[real[name].notna()])}
     return pd.DataFrame(rows).T.round(3)
 
-
-def give_away(real: pd.DataFrame, simulated: pd.DataFrame, seed: int = 0) -> tuple[float, pd.Series]:
-    """Cross-validated AUC of telling simulated from real, and by how much it falls when one number is shuffled, greatest first."""
-    table, truth = pd.concat([real, simulated]).dropna(), np.repeat([0, 1], [len(real.dropna()), len(simulated.dropna())])
-    forest = RandomForestClassifier(100, min_samples_leaf=5, class_weight="balanced", random_state=seed)
+# %% ../../nbs/analysis/21_transfer.ipynb #1a9ebf35
+def give_away(real: pd.DataFrame, simulated: pd.DataFrame,
+              seed: int = 0) -> tuple[float, pd.Series]:
+    """Cross-validated AUC of telling simulated from real, and by how much it falls when one number
+    is shuffled, greatest first."""
+    table, truth = pd.concat([real, simulated]).dropna(), np.repeat([0, 1],
+        [len(real.dropna()), len(simulated.dropna())])
+    forest = RandomForestClassifier(100, min_samples_leaf=5, class_weight="balanced",
+                                    random_state=seed)
     order = np.random.default_rng(seed).permutation(len(truth))
     table, truth = table.iloc[order], truth[order]
-    area = roc_auc_score(truth, cross_val_predict(forest, table, truth, cv=5, method="predict_proba")[:, 1])
-    importance = permutation_importance(forest.fit(table, truth), table, truth, scoring="roc_auc", n_repeats=3, random_state=seed)
-    return float(area), pd.Series(importance.importances_mean, table.columns).sort_values(ascending=False).round(3)
+    area = roc_auc_score(truth, cross_val_predict(forest, table, truth, cv=5,
+                                                  method="predict_proba")[:, 1])
+    importance = permutation_importance(forest.fit(table, truth), table, truth,
+                                        scoring="roc_auc", n_repeats=3, random_state=seed)
+    return float(area), pd.Series(importance.importances_mean,
+                                  table.columns).sort_values(ascending=False).round(3)

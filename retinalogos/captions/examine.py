@@ -29,56 +29,100 @@ from ..eye.records import DIABETIC_LESIONS, LESIONS, EyeRecord, Findings
 BLEED = r"(?:ha?emorrhages?|bleed(?:s|ing)?|blood)"
 MEMBRANE = r"(?:membranes?|lesions?|complex(?:es)?|tissue)"
 NERVE_FIBRE = r"(?:nerve[ -]fib(?:re|er)(?: layer| bundle)?|rnfl|nfl)"
+
+# %% ../../nbs/captions/01_examine.ipynb #c95e71cd
 LESION_TERMS = {
     "preretinal_haemorrhage": rf"(?:pre-?retinal|sub-?hyaloid) {BLEED}",
-    "subretinal_haemorrhage": rf"sub-?(?:retinal|macular|foveal) {BLEED}|blood (?:under|beneath|below|behind) the (?:retina|macula|fovea)",
-    "choroidal_neovascularisation": rf"(?:choroidal|sub-?(?:retinal|foveal|macular)) (?:neovascular(?:i[sz]ation| {MEMBRANE})|new vessels)|\bcnvm?s?\b",
-    "intraretinal_microvascular_abnormalities": r"intra-?retinal micro-?vascular (?:abnormalit(?:y|ies)|anomal(?:y|ies)|changes?)|\birmas?\b",
-    "nerve_fibre_layer_defect": rf"(?:{NERVE_FIBRE}|wedge(?:[ -]shaped)?|slit(?:-like)?|bundle) (?:\w+ )?defects?|defects? (?:of|in) the (?:\w+ )?{NERVE_FIBRE}",
-    "crystalline_deposits": r"crystals|crystalline (?:deposits?|opacit(?:y|ies)|spots?|flecks?|bodies)",
+    "subretinal_haemorrhage": rf"sub-?(?:retinal|macular|foveal) {BLEED}|blood "
+    r"(?:under|beneath|below|behind) the (?:retina|macula|fovea)",
+    "choroidal_neovascularisation": r"(?:choroidal|sub-?(?:retinal|foveal|macular)) "
+    rf"(?:neovascular(?:i[sz]ation| {MEMBRANE})|new vessels)|\bcnvm?s?\b",
+    "intraretinal_microvascular_abnormalities": r"intra-?retinal micro-?vascular "
+    r"(?:abnormalit(?:y|ies)|anomal(?:y|ies)|changes?)|\birmas?\b",
+    "nerve_fibre_layer_defect":
+    rf"(?:{NERVE_FIBRE}|wedge(?:[ -]shaped)?|slit(?:-like)?|bundle) (?:\w+ "
+    rf")?defects?|defects? (?:of|in) the (?:\w+ )?{NERVE_FIBRE}",
+    "crystalline_deposits": r"crystals|crystalline "
+    r"(?:deposits?|opacit(?:y|ies)|spots?|flecks?|bodies)",
     "microaneurysms": r"micro-?aneurysms?|\bmas?\b",
-    "haemorrhages": r"(?<!vitreous )(?:ha?emorrhages?|ha?emorrhagic (?:spots?|lesions?)|blood spots?|\bha?ems?\b)",
+    "haemorrhages": r"(?<!vitreous )(?:ha?emorrhages?|ha?emorrhagic "
+    r"(?:spots?|lesions?)|blood spots?|\bha?ems?\b)",
     "hard_exudates": r"(?:hard )?exudates?",
     "cotton_wool_spots": r"cotton[ -]?wool[ -]spots?|soft exudates?|\bcws\b",
-    "venous_beading": r"(?:venous |veins? )?bead(?:ing|ed)\b(?: of the (?:retinal )?veins?| veins?)?",
+    "venous_beading": r"(?:venous |veins? )?bead(?:ing|ed)\b(?: of the (?:retinal )?veins?| "
+    r"veins?)?",
     "neovascularisation": r"neovasculari[sz]ation|(?:new|fragile) (?:blood )?vessels|\bnv[de]\b",
-    "laser_scars": r"(?:laser|photo-?coagulation) (?:treatment |photo-?coagulation )?(?:scars?|scarring|spots?|marks?|burns?)|scars (?:of|from|after) (?:laser|photo-?coagulation)",
+    "laser_scars": r"(?:laser|photo-?coagulation) (?:treatment |photo-?coagulation "
+    r")?(?:scars?|scarring|spots?|marks?|burns?)|scars (?:of|from|after) "
+    r"(?:laser|photo-?coagulation)",
     "drusen": r"drusen",
-    "geographic_atrophy": r"geographic(?:al)? atrophy|macular atrophy|atrophic (?:patch(?:es)?|areas?)|(?:patch(?:es)?|areas?|zones?) of (?:(?!peri|para|optic)\w+ )?atrophy",
+    "geographic_atrophy": r"geographic(?:al)? atrophy|macular atrophy|atrophic "
+    r"(?:patch(?:es)?|areas?)|(?:patch(?:es)?|areas?|zones?) of "
+    r"(?:(?!peri|para|optic)\w+ )?atrophy",
     "macular_hole": r"(?:macular|foveal) holes?|holes? (?:in|at|of) the (?:macula|fovea)",
 }
+
+# %% ../../nbs/captions/01_examine.ipynb #eeb5e16e
 OTHER_LESIONS = [term for name, term in LESION_TERMS.items() if name != "nerve_fibre_layer_defect"]
+
 ITEM_TERMS = {
-    "optic": r"optic (?:dis[ck]|cup|nerve)|\bdis[ck]\b|\bcup\b|cup-to-dis[ck]|neuroretinal rim|\bc[/:]d\b|\bcdr\b", "macular": r"macula|fovea",
-    "vessel": r"vessel|\bvein|\bvenous|\bvenule|arter(?:y|ies|iol|ioven)|arcade|\b(?:micro-?)?vascula|(?<!choroidal )neovasculari[sz]|\bnv[de]\b",
-    "fibre": r"nerve[ -]fib(?:re|er)|\brnfl\b", "lesion": r"\blesions?\b|atrophy|" + "|".join(OTHER_LESIONS),
+    "optic": r"optic " r"(?:dis[ck]|cup|nerve)|\bdis[ck]\b|\bcup\b|cup-to-dis[ck]|neuroretinal "
+    r"rim|\bc[/:]d\b|\bcdr\b", "macular": r"macula|fovea",
+    "vessel":
+    r"vessel|\bvein|\bvenous|\bvenule|arter(?:y|ies|iol|ioven)|arcade|\b(?:micro-?)?vascula|(?<!choroidal "
+    r")neovasculari[sz]|\bnv[de]\b",
+    "fibre": r"nerve[ -]fib(?:re|er)|\brnfl\b",
+    "lesion": r"\blesions?\b|atrophy|" + "|".join(OTHER_LESIONS),
 }
 
 # %% ../../nbs/captions/01_examine.ipynb #a15ce0ae
 ANY_LESION = re.compile(r"\b(?=[abcdefghilmnprsvwz])(?:" + "|".join(f"(?P<{name}>(?:{term})\\b)" for name, term in sorted(  # first letters, for speed
     LESION_TERMS.items(), key=lambda pair: pair[0] == "hard_exudates")) + ")")
-NEGATION = re.compile(r"\b(?:no|not|nothing|without|absence of|absent|free (?:of|from)|lacks?|negative for|neither|nor|rather than|"
-                      r"rules? out|excludes?|(?:speaks?|argues?|points?|evidence|counts?) against)\b")
-HEDGE = re.compile(r"\b(?:possib(?:le|ly|ility)|probabl[ey]|suspected|suspicious|suspicion|may|might|could|suggest(?:ive|ing|s)?|likely|concern(?:s|ing)? (?:for|of|about)|questionable|"
-                   r"cannot be excluded|rule out|potential(?:ly)?|perhaps|presum(?:ed|ably)|equivocal|doubtful|(?:appear|seem)(?:s|ing)? to (?:be|represent))\b")
-END_OF_SCOPE = re.compile(r"[.;:]|\b(?:but|however|although|though|except|yet|while|whereas|other than|apart from|aside from|"
-                          r"(?<!compatible )(?<!consistent )(?<!keeping )(?<!associated )with)\b")
+
+NEGATION = re.compile(r"\b(?:no|not|nothing|without|absence of|absent|free "
+                      r"(?:of|from)|lacks?|negative for|neither|nor|rather than|"
+                      r"rules? out|excludes?|(?:speaks?|argues?|points?|evidence|counts?) "
+                      r"against)\b")
+
+HEDGE = re.compile(
+    r"\b(?:possib(?:le|ly|ility)|probabl[ey]|suspected|suspicious|suspicion|may|might|could|suggest(?:ive|ing|s)?|likely|concern(?:s|ing)? "
+    r"(?:for|of|about)|questionable|" r"cannot be excluded|rule "
+    r"out|potential(?:ly)?|perhaps|presum(?:ed|ably)|equivocal|doubtful|(?:appear|seem)(?:s|ing)? "
+    r"to (?:be|represent))\b")
+
+# %% ../../nbs/captions/01_examine.ipynb #40fc6e2d
+END_OF_SCOPE = re.compile(
+    r"[.;:]|\b(?:but|however|although|though|except|yet|while|whereas|other "
+    r"than|apart from|aside from|"
+    r"(?<!compatible )(?<!consistent )(?<!keeping )(?<!associated )with)\b")
 
 # %% ../../nbs/captions/01_examine.ipynb #6c5c0518
-AMOUNT = r"(?:few|several|many|some|scattered|numerous|multiple|a|an|the|there|definite|retina|retinal|clear|visible|prominent|extensive)"
+AMOUNT = (
+    r"(?:few|several|many|some|scattered|numerous|multiple|a|an|the|there|definite|retina|retinal|clear|visible|prominent|extensive)")
 NEXT_AMOUNT = re.compile(rf",? and (?={AMOUNT} )")
-LATE_NO = re.compile(r",? ?(?:(?:is|are|was|were|can|could|has|have) )?(?:all |both |also |likewise |\w+ly )?(?:been |be )?"
-                     r"(?:not|absent|lacking|none|ruled out|excluded|cannot be (?:seen|found|identified))\b|\(-\)")
-LIST_GOES_ON = re.compile(rf"(?:(?!{AMOUNT} |no |without )[\w-]+ )?(?:vitreous ha?em|{ANY_LESION.pattern})")
+LATE_NO = re.compile(r",? ?(?:(?:is|are|was|were|can|could|has|have) )?(?:all |both |also "
+                     r"|likewise |\w+ly )?(?:been |be )?"
+                     r"(?:not|absent|lacking|none|ruled out|excluded|cannot be "
+                     r"(?:seen|found|identified))\b|\(-\)")
+LIST_GOES_ON = re.compile(rf"(?:(?!{AMOUNT} |no |without )[\w-]+ )?(?:vitreous "
+                          rf"ha?em|{ANY_LESION.pattern})")
 
 # %% ../../nbs/captions/01_examine.ipynb #734f9ce6
-LAYER_FIRST = re.compile(rf"({NERVE_FIBRE}) ((?:shows?|has|is|displays?|reveals?|presents?)\b[^.,;:]*?) defects?\b")  # "the layer has no defect" is "no layer defect"
+# "the layer has no defect" is "no layer defect"
+LAYER_FIRST = re.compile(rf"({NERVE_FIBRE}) "
+                         r"((?:shows?|has|is|displays?|reveals?|presents?)\b[^.,;:]*?) "
+                         r"defects?\b")
 
+# %% ../../nbs/captions/01_examine.ipynb #54320e6d
 def clauses(caption: str) -> list[str]:
     """Lower-case pieces of a caption within which one negation or hedge holds."""
-    text = re.sub(r"(?<=\d)\.(?=\d)", "·", " ".join(caption.lower().split())).replace(": none", " none").replace(": absent", " absent")
-    if "quality:" in text: text = text.replace("quality:", "quality")
-    if "defect" in text: text = LAYER_FIRST.sub(r"\2 \1 defect", text)
+    text = re.sub(r"(?<=\d)\.(?=\d)", "·",
+                  " ".join(caption.lower().split())).replace(": none",
+        " none").replace(": absent", " absent")
+    if "quality:" in text:
+        text = text.replace("quality:", "quality")
+    if "defect" in text:
+        text = LAYER_FIRST.sub(r"\2 \1 defect", text)
     pieces = []
     for sentence in END_OF_SCOPE.split(text):
         for part in NEXT_AMOUNT.split(sentence) if " and " in sentence else [sentence]:
@@ -87,29 +131,42 @@ def clauses(caption: str) -> list[str]:
 
 # %% ../../nbs/captions/01_examine.ipynb #6126d6ea
 def split_commas(part: str) -> list[str]:
-    """Split at commas, but keep a negated list of lesions ("no a, b or c", "a, b and c are absent") together."""
+    """Split at commas, but keep a negated list of lesions ("no a, b or c", "a, b and c are absent")
+    together."""
     chunks = part.split(",")
     kept = chunks[:1]
     for position, chunk in enumerate(chunks[1:], 1):
         rest = " " + " ".join(chunks[position:])
         goes_on = LIST_GOES_ON.match(chunk.strip()) or chunk.strip().startswith("or ")
-        if goes_on and (NEGATION.search(kept[-1]) and " or " in rest or " absent" in rest or " not " in rest): kept[-1] += "," + chunk
-        else: kept.append(chunk)
+        if goes_on and (NEGATION.search(kept[-1]) and " or " in rest or " absent" in rest
+                        or " not " in rest):
+            kept[-1] += "," + chunk
+        else:
+            kept.append(chunk)
     return kept
 
 # %% ../../nbs/captions/01_examine.ipynb #8b080ef5
-KNOWN = r"(?:excluded|ruled out|assessed|judged|graded|determined|decided|confirmed|established|evaluated|proven|told)"
-OPEN = re.compile(rf"\b(?:cannot|can not|could not|not) (?:yet |be |been |\w+ly )*{KNOWN}|\b(?:neither|either) (?:be )?\w+ n?or {KNOWN}|^\?|"
-                  r"\b(?:is|are|remains?|stays?) (?:\w+ )?(?:unclear|uncertain|undecided|unlikely|improbable|open)\b|^(?:unlikely|improbable)\b")
-WHETHER = re.compile(r"\b(?:whether|question of|unclear if|uncertain if|unlikely to be)\b")
-JOINT_NO = re.compile(r"(?:and|or) (?:[\w-]+ ){1,4}?(?:are|were) (?:both |all )?(?:not|absent|lacking)\b")
-LATE_HEDGE = re.compile(rf",? ?(?:(?:is|are|was|were|also) )?(?!suggests? (?:an? |the |that ))(?:{HEDGE.pattern})")
+KNOWN = (r"(?:excluded|ruled "
+         r"out|assessed|judged|graded|determined|decided|confirmed|established|evaluated|proven|told)")
 
+OPEN = re.compile(r"\b(?:cannot|can not|could not|not) (?:yet |be |been |\w+ly "
+                  rf")*{KNOWN}|\b(?:neither|either) (?:be )?\w+ n?or {KNOWN}|^\?|"
+                  r"\b(?:is|are|remains?|stays?) (?:\w+ "
+                  r")?(?:unclear|uncertain|undecided|unlikely|improbable|open)\b|^(?:unlikely|improbable)\b")
+WHETHER = re.compile(r"\b(?:whether|question of|unclear if|uncertain if|unlikely to be)\b")
+JOINT_NO = re.compile(r"(?:and|or) (?:[\w-]+ ){1,4}?(?:are|were) (?:both |all "
+                      r")?(?:not|absent|lacking)\b")
+LATE_HEDGE = re.compile(r",? ?(?:(?:is|are|was|were|also) )?(?!suggests? (?:an? |the |that "
+                        rf"))(?:{HEDGE.pattern})")
+
+# %% ../../nbs/captions/01_examine.ipynb #e4078e6f
 def status(clause: str, start: int, end: int) -> str:
     """"denied", "hedged" or "stated": how a clause speaks of what stands at [start, end) in it."""
     before, after = clause[:start], clause[end:].strip()
-    if OPEN.search(after) or WHETHER.search(before): return "hedged"
-    if NEGATION.search(before) or LATE_NO.match(after) or JOINT_NO.match(after): return "denied"
+    if OPEN.search(after) or WHETHER.search(before):
+        return "hedged"
+    if NEGATION.search(before) or LATE_NO.match(after) or JOINT_NO.match(after):
+        return "denied"
     return "hedged" if HEDGE.search(before) or LATE_HEDGE.match(after) else "stated"
 
 # %% ../../nbs/captions/01_examine.ipynb #451608ee
@@ -121,12 +178,17 @@ def only(values):
 # %% ../../nbs/captions/01_examine.ipynb #55770d08
 def read_eye(text: str) -> str | None:
     """"OD" or "OS" as stated by "right eye", "OD", "left eye" or "OS"."""
-    names = re.findall(r"\b(right|left)[ -](?:eye|fundus|retina)\b|\b(od|os)\b|\beye: ?(right|left)\b", text)
-    return only({"right": "OD", "left": "OS", "od": "OD", "os": "OS"}[a or b or c] for a, b, c in names)
+    names = re.findall(r"\b(right|left)[ -](?:eye|fundus|retina)\b|\b(od|os)\b|\beye: "
+                       r"?(right|left)\b", text)
+    return only({"right": "OD", "left": "OS", "od": "OD",
+                 "os": "OS"}[a or b or c] for a, b, c in names)
 
 # %% ../../nbs/captions/01_examine.ipynb #15f4d7bc
-SIDE = re.compile(r"\b(?:(?:on|to|at|near|toward|towards|in|of|along|by) the (?:far |extreme |very |cent(?:er|re)-)?|"
-                  r"(?=\w+-sided|\w+ of (?:the )?(?:cent(?:er|re)|midline)|\w+(?:-hand)? (?:part|half|edge|margin|border|third|portion|side) of the (?:image|picture|frame|photo))|"
+SIDE = re.compile(r"\b(?:(?:on|to|at|near|toward|towards|in|of|along|by) the (?:far "
+                  r"|extreme |very |cent(?:er|re)-)?|"
+                  r"(?=\w+-sided|\w+ of (?:the )?(?:cent(?:er|re)|midline)|\w+(?:-hand)? "
+                  r"(?:part|half|edge|margin|border|third|portion|side) of the "
+                  r"(?:image|picture|frame|photo))|"
                   r"(?:far|extreme) )(left|right)\b(?![ -](?:eye|fundus|retina))")
 DISC = re.compile(r"\bdis[ck]\b|\b(?:optic )?nerve head\b|\bpapilla\b")
 NOT_DISC = re.compile(r"macula|fovea|vessel|\beye\b|" + ANY_LESION.pattern)
@@ -136,78 +198,110 @@ def read_disc_side(text: str) -> str | None:
     """"left" or "right": the side of the image where a caption places the optic disc."""
     near, far = [], []
     for sentence in re.split(r"[.;]", text):
-        if "left" not in sentence and "right" not in sentence or not DISC.search(sentence): continue
+        if "left" not in sentence and "right" not in sentence or not DISC.search(sentence):
+            continue
         for clause in sentence.split(","):
             about_disc = DISC.search(clause)
-            if about_disc or not NOT_DISC.search(clause): (near if about_disc else far).extend(SIDE.findall(clause))
+            if about_disc or not NOT_DISC.search(clause):
+                (near if about_disc else far).extend(SIDE.findall(clause))
     return only(near or far)
 
 # %% ../../nbs/captions/01_examine.ipynb #d19471c6
 DR_TERM = re.compile(r"(?:(mild|moderate|severe)(?: to (?:moderate|severe))? )?"
-                     r"(?:(non-? ?proliferative|proliferative)?(?: ?diabetic)? retinopathy|\b(?=n?p?dr\b)(n?p(?=dr))?dr)\b"
-                     r"(?:,? of (?:a )?(mild|moderate|severe) (?:degree|grade|severity|stage)\b)?(?:,? (?:\(?icdr )?(?:grade|level|stage) ([0-4])\b)?")
+                     r"(?:(non-? ?proliferative|proliferative)?(?: ?diabetic)? "
+                     r"retinopathy|\b(?=n?p?dr\b)(n?p(?=dr))?dr)\b"
+                     r"(?:,? of (?:a )?(mild|moderate|severe) "
+                     r"(?:degree|grade|severity|stage)\b)?(?:,? (?:\(?icdr "
+                     r")?(?:grade|level|stage) ([0-4])\b)?")
 DR_KINDS = {"p": "proliferative", "np": "non-proliferative"}
 
 # %% ../../nbs/captions/01_examine.ipynb #1f0f468f
 def read_dr_grade(pieces: list[str]) -> int | None:
-    """ICDR grade 0 to 4 that a caption states in words; None when it is silent, hedges, or gives no grade."""
+    """ICDR grade 0 to 4 that a caption states in words; None when it is silent, hedges, or gives no
+    grade."""
     grades = []
     for clause in pieces:
-        if "dr" not in clause and "retinopathy" not in clause: continue
+        if "dr" not in clause and "retinopathy" not in clause:
+            continue
         for m in DR_TERM.finditer(clause):
             kind = m[2] or DR_KINDS.get(m[3])
-            if not kind and "diabetic retinopathy" not in m[0] and not re.search(r"\bdr\b", m[0]): continue
+            if not kind and "diabetic retinopathy" not in m[0] and not re.search(r"\bdr\b", m[0]):
+                continue
             said = status(clause, m.start(), m.end())
-            if said == "denied" and not m[1] and not kind: grades.append(0)
-            if said != "stated" or " to " in m[0]: continue
-            if m[5]: grades.append(int(m[5]))
-            elif kind == "proliferative": grades.append(4)
-            elif kind and (m[1] or m[4]): grades.append({"mild": 1, "moderate": 2, "severe": 3}[m[1] or m[4]])
+            if said == "denied" and not m[1] and not kind:
+                grades.append(0)
+            if said != "stated" or " to " in m[0]:
+                continue
+            if m[5]:
+                grades.append(int(m[5]))
+            elif kind == "proliferative":
+                grades.append(4)
+            elif kind and (m[1] or m[4]):
+                grades.append({"mild": 1, "moderate": 2, "severe": 3}[m[1] or m[4]])
     return only(grades)
 
 # %% ../../nbs/captions/01_examine.ipynb #1aa1aaa8
-GLAUCOMA = re.compile(r"(non-? ?)?\bglaucoma(?:tous)?\b(?! (?:suspect|screening|clinic|service|medication|drops|surgery))")
-NOT_THIS_EYE = re.compile(r"\b(?:family history|history|risk|risk factors?|fellow eye|relatives?|mother|father|screen(?:ed|ing)|treated|referred) (?:\w+ )?(?:of|for|with|has|had) (?:\w+ )?$")
+GLAUCOMA = re.compile(r"(non-? ?)?\bglaucoma(?:tous)?\b(?! "
+                      r"(?:suspect|screening|clinic|service|medication|drops|surgery))")
+NOT_THIS_EYE = re.compile(r"\b(?:family history|history|risk|risk factors?|fellow "
+                          r"eye|relatives?|mother|father|screen(?:ed|ing)|treated|referred) "
+                          r"(?:\w+ )?(?:of|for|with|has|had) (?:\w+ )?$")
 
+# %% ../../nbs/captions/01_examine.ipynb #439fb46c
 def read_glaucoma(pieces: list[str]) -> bool | None:
-    """Whether a caption states (True) or denies (False) that this eye has glaucoma; None when silent, hedged, or about somebody else."""
+    """Whether a caption states (True) or denies (False) that this eye has glaucoma; None when
+    silent, hedged, or about somebody else."""
     said = []
     for c in pieces:
         for m in GLAUCOMA.finditer(c) if "glaucoma" in c else ():
-            if not NOT_THIS_EYE.search(c[:m.start()]): said.append("denied" if m[1] else status(c, m.start(), m.end()))
+            if not NOT_THIS_EYE.search(c[:m.start()]):
+                said.append("denied" if m[1] else status(c, m.start(), m.end()))
     return only({"stated": True, "denied": False, "hedged": None}[word] for word in said)
 
 # %% ../../nbs/captions/01_examine.ipynb #75a73f5d
 JOINT = re.compile(r",? (?:and |(or ))?(?:(?!no |not )[\w-]+ ){0,2}")
 
+# %% ../../nbs/captions/01_examine.ipynb #c382f614
 def spoken_lesions(clause: str) -> list[tuple[str, str]]:
-    """(lesion, status) of each lesion named in a clause: what ends a list holds for all of it, and "a or b" without a "no" leaves both open."""
+    """(lesion, status) of each lesion named in a clause: what ends a list holds for all of it, and
+    "a or b" without a "no" leaves both open."""
     found = list(ANY_LESION.finditer(clause))
-    if not found: return []
+    if not found:
+        return []
     said = [status(clause, m.start(), m.end()) for m in found]
     for k in reversed(range(len(found) - 1)):
         joint = JOINT.fullmatch(clause, found[k].end(), found[k + 1].start())
-        if joint and said[k] == "stated" and said[k + 1] != "stated": said[k] = said[k + 1]
-        elif joint and joint[1] and said[k] == said[k + 1] == "stated": said[k] = said[k + 1] = "hedged"
+        if joint and said[k] == "stated" and said[k + 1] != "stated":
+            said[k] = said[k + 1]
+        elif joint and joint[1] and said[k] == said[k + 1] == "stated":
+            said[k] = said[k + 1] = "hedged"
     return [(m.lastgroup, word) for m, word in zip(found, said)]
 
-
+# %% ../../nbs/captions/01_examine.ipynb #b10f6e62
 def read_lesions(pieces: list[str]) -> dict[str, str]:
-    """How a caption speaks of each lesion it names: "stated", "denied" or "hedged" (the last word counts, but a hedge takes no statement back)."""
+    """How a caption speaks of each lesion it names: "stated", "denied" or "hedged" (the last word
+    counts, but a hedge takes no statement back)."""
     said = {}
     for clause in pieces:
         for name, word in spoken_lesions(clause):
-            if word != "hedged" or said.get(name) != "stated": said[name] = word
+            if word != "hedged" or said.get(name) != "stated":
+                said[name] = word
     return {name: said[name] for name in LESIONS if name in said}
 
 # %% ../../nbs/captions/01_examine.ipynb #9383faca
-CUP_RATIO = re.compile(r"\b(?:cup(?:[ -]to[ -]|[-/ :])dis[ck]|c[/:-]d|cdr)\b([a-z :=~(-]{0,40}?)([01]?\.\d+)(?: ?(?:to|and|or|-|–) ?([01]?\.\d+))?")
+CUP_RATIO = re.compile(r"\b(?:cup(?:[ -]to[ -]|[-/ :])dis[ck]|c[/:-]d|cdr)\b([a-z "
+                       r":=~(-]{0,40}?)([01]?\.\d+)(?: ?(?:to|and|or|-|–) ?([01]?\.\d+))?")
 BOUND = re.compile(r"less|more|greater|below|above|over|under|least|exceed|normal")
 
+# %% ../../nbs/captions/01_examine.ipynb #293fe6cc
 def read_cup_to_disc(text: str) -> float | None:
     """Vertical cup-to-disc ratio (0..1) that a caption gives as a number."""
-    if "cup" not in text and "c/d" not in text and "cdr" not in text and "c:d" not in text and "c-d" not in text: return None
-    values = [(float(m[2]), float(m[3] or m[2])) for m in CUP_RATIO.finditer(re.sub(r"\b(approx|ca|c)\. ", r"\1 ", text)) if not BOUND.search(m[1])]
+    if ("cup" not in text and "c/d" not in text and "cdr" not in text and "c:d" not in text
+        and "c-d" not in text):
+        return None
+    values = [(float(m[2]), float(m[3] or m[2]))
+              for m in CUP_RATIO.finditer(re.sub(r"\b(approx|ca|c)\. ", r"\1 ", text))
+              if not BOUND.search(m[1])]
     value = only([number for pair in values for number in pair])
     return value if value is not None and value <= 1 else None
 
@@ -216,30 +310,47 @@ IMAGE = r"(?:image|photograph|photo|picture|view|media|focus)"
 BLUR = r"(?:blurr(?:ed|y)|haz[ye]|out[ -]of[ -]focus|unsharp)"
 BADLY = r"(?:badly|severely|heavily|too|very)"
 SHARP = r"(?:clear|sharp|crisp)"
+
+# %% ../../nbs/captions/01_examine.ipynb #b9329311
 QUALITY_TERMS = {
-    "reject": rf"ungrad[ae]?able|unusable|(?:poor|low|bad|insufficient|inadequate)[ -](?:{IMAGE} )?quality|quality (?:(?:is|was) )?(?:very |too )?(?:poor|low|bad|insufficient)|"
+    "reject": r"ungrad[ae]?able|unusable|(?:poor|low|bad|insufficient|inadequate)[ "
+    rf"-](?:{IMAGE} )?quality|quality (?:(?:is|was) )?(?:very |too "
+    r")?(?:poor|low|bad|insufficient)|"
               rf"{BADLY} {BLUR}|not gradable|too (?:dark|bright|dim)\b",
-    "usable": rf"\busable\b|(?:adequate|acceptable|fair|moderate|limited|reduced) (?:{IMAGE} )?quality|quality (?:(?:is|was) )?(?:adequate|acceptable|fair|moderate|limited|reduced)|"
-              rf"\b{BLUR} {IMAGE}|(?:slight(?:ly)?|mild(?:ly)?|somewhat|a little|a bit|moderately) {BLUR}|{IMAGE} (?:is|was|appears|looks) (?:(?!{BADLY})\w+ )?{BLUR}",
-    "good": rf"(?:good|excellent|high)[ -](?:{IMAGE} )?quality|quality (?:(?:is|was) )?(?:good|excellent|high)|\bclear media|(?:well|sharply|properly)[ -](?:in )?focuss?(?:ed)?|in (?:sharp|good) focus|"
-            rf"{SHARP} (?:image|photograph|photo|picture)\b|(?:image|photograph|photo|picture|view|media|focus) (?:(?:is|are) )?{SHARP}\b",
+    "usable": r"\busable\b|(?:adequate|acceptable|fair|moderate|limited|reduced) "
+    rf"(?:{IMAGE} )?quality|quality (?:(?:is|was) "
+    r")?(?:adequate|acceptable|fair|moderate|limited|reduced)|"
+              rf"\b{BLUR} {IMAGE}|(?:slight(?:ly)?|mild(?:ly)?|somewhat|a little|a "
+              rf"bit|moderately) {BLUR}|{IMAGE} (?:is|was|appears|looks) "
+              rf"(?:(?!{BADLY})\w+ )?{BLUR}",
+    "good": rf"(?:good|excellent|high)[ -](?:{IMAGE} )?quality|quality "
+    r"(?:(?:is|was) )?(?:good|excellent|high)|\bclear "
+    r"media|(?:well|sharply|properly)[ -](?:in )?focuss?(?:ed)?|in " r"(?:sharp|good) focus|"
+            rf"{SHARP} "
+            r"(?:image|photograph|photo|picture)\b|(?:image|photograph|photo|picture|view|media|focus) "
+            rf"(?:(?:is|are) )?{SHARP}\b",
 }
+
+# %% ../../nbs/captions/01_examine.ipynb #8a96a7d7
 ANY_QUALITY = re.compile("|".join(f"(?P<{name}>{term})" for name, term in QUALITY_TERMS.items()))
 QUALITY_HINT = re.compile(r"qualit|blur|haz|focus|clear|sharp|crisp|gradable|usable|too ")
 
 # %% ../../nbs/captions/01_examine.ipynb #52e7a5b6
 def read_quality(pieces: list[str]) -> str | None:
-    """"good", "usable" or "reject": what a caption says of its image, in the words of the record."""
-    said = {m.lastgroup for c in pieces if QUALITY_HINT.search(c) for m in ANY_QUALITY.finditer(c) if status(c, m.start(), m.end()) == "stated"}
+    """"good", "usable" or "reject": what a caption says of its image, in the words of the record.
+    """
+    said = {m.lastgroup for c in pieces if QUALITY_HINT.search(c)
+            for m in ANY_QUALITY.finditer(c) if status(c, m.start(), m.end()) == "stated"}
     return "reject" if said == {"reject", "usable"} else only(said)
 
 # %% ../../nbs/captions/01_examine.ipynb #f0cac22b
 Lesion = Literal[LESIONS]
 
-
+# %% ../../nbs/captions/01_examine.ipynb #720295b4
 @dataclass(frozen=True)
 class Facts:
-    """What a caption states (the types are those of a JSON schema, `captions.facts`): None or empty where it is silent. The five booleans say which checklist items it describes."""
+    """What a caption states (the types are those of a JSON schema, `captions.facts`): None or empty
+    where it is silent. The five booleans say which checklist items it describes."""
 
     optic: bool
     macular: bool
@@ -263,124 +374,187 @@ def extract_facts(caption: str) -> Facts:
     """Read a caption in English (any case, British or American spelling)."""
     pieces, text = clauses(caption), " ".join(caption.lower().split())
     lesions = read_lesions(pieces)
-    described = {item: bool(item == "lesion" and set(lesions) - {"nerve_fibre_layer_defect"} or re.search(term, text)) for item, term in ITEM_TERMS.items()}
-    named = {said: tuple(name for name, word in lesions.items() if word == said) for said in ("stated", "denied", "hedged")}
-    normal = bool(re.search(r"\b(?:normal|healthy) (?:fundus|retina|eye|left eye|right eye)\b|\bno sign of disease\b", text))
-    none = any(status(c, m.start(), m.end()) == "denied" for c in pieces if "lesions" in c for m in re.finditer(r"\blesions\b", c))
-    return Facts(**described, no_lesions=none, eye=read_eye(text), disc_side=read_disc_side(text), dr_grade=read_dr_grade(pieces),
-                 glaucoma=read_glaucoma(pieces), stated_lesions=named["stated"], denied_lesions=named["denied"], normal=normal,
-                 hedged_lesions=named["hedged"], cup_to_disc=read_cup_to_disc(text), quality=read_quality(pieces))
+    described = {item: bool(item == "lesion" and set(lesions) - {"nerve_fibre_layer_defect"}
+                            or re.search(term, text)) for item, term in ITEM_TERMS.items()}
+    named = {said: tuple(name for name, word in lesions.items() if word == said)
+             for said in ("stated", "denied", "hedged")}
+    normal = bool(
+        re.search(r"\b(?:normal|healthy) (?:fundus|retina|eye|left eye|right eye)\b|\bno "
+                  r"sign of disease\b", text))
+    none = any(status(c, m.start(), m.end()) == "denied" for c in pieces if "lesions" in c
+               for m in re.finditer(r"\blesions\b", c))
+    return Facts(**described, no_lesions=none, eye=read_eye(text),
+                 disc_side=read_disc_side(text), dr_grade=read_dr_grade(pieces),
+                 glaucoma=read_glaucoma(pieces), stated_lesions=named["stated"],
+                 denied_lesions=named["denied"], normal=normal, hedged_lesions=named["hedged"],
+                 cup_to_disc=read_cup_to_disc(text), quality=read_quality(pieces))
 
 # %% ../../nbs/captions/01_examine.ipynb #2700ae9e
 ADVANCED = ("neovascularisation", "preretinal_haemorrhage")
 SHARED = ("haemorrhages", "hard_exudates", "cotton_wool_spots")
 DR_LESIONS = (*DIABETIC_LESIONS, *SHARED)  # what diabetic retinopathy can bring
 WET = ("choroidal_neovascularisation", "subretinal_haemorrhage")
+
+# %% ../../nbs/captions/01_examine.ipynb #0cc4761f
 DISEASE_LESIONS = {
-    "diabetic_retinopathy": DR_LESIONS, "glaucoma": ("nerve_fibre_layer_defect",), "hypertensive_retinopathy": SHARED,
-    "branch_retinal_vein_occlusion": (*SHARED, *ADVANCED), "central_retinal_vein_occlusion": (*SHARED, *ADVANCED),
-    "age_related_macular_degeneration": ("drusen", "geographic_atrophy"), "macular_hole": ("macular_hole",), "cataract": (),
-    "neovascular_age_related_macular_degeneration": (*WET, "drusen", "geographic_atrophy", "haemorrhages", "hard_exudates"),
-    "pathological_myopia": (*WET, "macular_hole"), "crystalline_dystrophy": ("crystalline_deposits", "geographic_atrophy"),
+    "diabetic_retinopathy": DR_LESIONS, "glaucoma": ("nerve_fibre_layer_defect",),
+    "hypertensive_retinopathy": SHARED,
+    "branch_retinal_vein_occlusion": (*SHARED, *ADVANCED),
+    "central_retinal_vein_occlusion": (*SHARED, *ADVANCED),
+    "age_related_macular_degeneration": ("drusen", "geographic_atrophy"),
+    "macular_hole": ("macular_hole",), "cataract": (),
+    "neovascular_age_related_macular_degeneration":
+    (*WET, "drusen", "geographic_atrophy", "haemorrhages", "hard_exudates"),
+    "pathological_myopia": (*WET, "macular_hole"),
+    "crystalline_dystrophy": ("crystalline_deposits", "geographic_atrophy"),
 }  # lesions that each disease can bring
 
 # %% ../../nbs/captions/01_examine.ipynb #2a5a1bba
 def excluded_lesions(record: EyeRecord) -> set[str]:
     """Lesions that an eye cannot have according to its record alone."""
     listed, grade = {*record.subclinical_labels, *record.disease_labels}, record.dr_grade
-    brought = [set(DISEASE_LESIONS.get(disease, LESIONS)) for disease in record.disease_labels if disease != "diabetic_retinopathy"]
+    brought = [set(DISEASE_LESIONS.get(disease, LESIONS)) for disease in record.disease_labels
+               if disease != "diabetic_retinopathy"]
     possible, lesions = set().union(*brought), set(record.subclinical_labels) & set(LESIONS)
-    if record.general_label == "normal" or lesions & set(DR_LESIONS) - {"laser_scars"} or grade == 0 and lesions: return set(LESIONS) - listed
-    if grade == 0: return set(LESIONS if listed else DR_LESIONS) - possible - listed
-    early = set(DR_LESIONS) - {"microaneurysms", "laser_scars"} if grade == 1 else set(ADVANCED) if grade in (2, 3) else set()
+    if (record.general_label == "normal" or lesions & set(DR_LESIONS) - {"laser_scars"} or grade
+        == 0 and lesions):
+        return set(LESIONS) - listed
+    if grade == 0:
+        return set(LESIONS if listed else DR_LESIONS) - possible - listed
+    early = (set(DR_LESIONS) - {"microaneurysms", "laser_scars"} if grade == 1
+             else set(ADVANCED) if grade in (2, 3) else set())
     return early - possible - listed
 
 # %% ../../nbs/captions/01_examine.ipynb #604f52eb
 CUP_TOLERANCE = 0.15  # absolute
 
-
+# %% ../../nbs/captions/01_examine.ipynb #bba118e5
 def contradictions(facts: Facts, record: EyeRecord, findings: Findings | None = None) -> list[str]:
-    """Where stated facts disagree with a record (and with exact findings, if given), as short texts "<what>: caption <...>, record <...>"."""
-    pairs = [("eye", facts.eye, record.eye), ("disc side", facts.disc_side, DISC_SIDES.get(record.eye)),
-             ("DR grade", facts.dr_grade, record.dr_grade), ("glaucoma", facts.glaucoma, record.glaucoma)]
-    found = [f"{what}: caption {said}, record {known}" for what, said, known in pairs if None not in (said, known) and said != known]
+    """Where stated facts disagree with a record (and with exact findings, if given), as short texts
+    "<what>: caption <...>, record <...>"."""
+    pairs = [("eye", facts.eye, record.eye),
+             ("disc side", facts.disc_side, DISC_SIDES.get(record.eye)),
+             ("DR grade", facts.dr_grade, record.dr_grade),
+             ("glaucoma", facts.glaucoma, record.glaucoma)]
+    found = [f"{what}: caption {said}, record {known}" for what, said, known in pairs
+             if None not in (said, known) and said != known]
     labels = (*record.subclinical_labels, *record.disease_labels)
-    named = {m.lastgroup for label in labels for m in ANY_LESION.finditer(label.replace("_", " "))}  # a disease may name one
+    # a disease may name one
+    named = {m.lastgroup for label in labels
+             for m in ANY_LESION.finditer(label.replace("_", " "))}
     listed = [name for name in LESIONS if name in labels]
     if facts.stated_lesions:
         excluded = excluded_lesions(record) - named
-    found += [f"lesion: caption states {name}, record excludes it" for name in facts.stated_lesions if name in excluded]
-    found += [f"lesion: caption denies {name}, record has it" for name in facts.denied_lesions if name in listed]
-    if facts.no_lesions and listed: found.append("lesion: caption denies all lesions, record has " + ", ".join(listed))
-    if facts.normal and record.disease_labels: found.append("diagnosis: caption says normal, record has " + ", ".join(record.disease_labels))
-    if {facts.quality, record.image_quality} == {"good", "reject"}: found.append(f"quality: caption {facts.quality}, record {record.image_quality}")
-    if findings is not None and facts.cup_to_disc is not None and abs(facts.cup_to_disc - findings.cup_to_disc_ratio) > CUP_TOLERANCE:
-        found.append(f"cup-to-disc ratio: caption {facts.cup_to_disc}, findings {findings.cup_to_disc_ratio:.2f}")
+    found += [f"lesion: caption states {name}, record excludes it"
+              for name in facts.stated_lesions if name in excluded]
+    found += [f"lesion: caption denies {name}, record has it" for name in facts.denied_lesions
+              if name in listed]
+    if facts.no_lesions and listed:
+        found.append("lesion: caption denies all lesions, record has " + ", ".join(listed))
+    if facts.normal and record.disease_labels:
+        found.append("diagnosis: caption says normal, record has "
+                     + ", ".join(record.disease_labels))
+    if {facts.quality, record.image_quality} == {"good", "reject"}:
+        found.append(f"quality: caption {facts.quality}, record {record.image_quality}")
+    if findings is not None and facts.cup_to_disc is not None and abs(facts.cup_to_disc
+            - findings.cup_to_disc_ratio) > CUP_TOLERANCE:
+        found.append(f"cup-to-disc ratio: caption {facts.cup_to_disc}, findings "
+                     f"{findings.cup_to_disc_ratio:.2f}")
     return found
 
 # %% ../../nbs/captions/01_examine.ipynb #93145e45
 def self_contradictions(facts: Facts, seen: dict[str, str]) -> list[str]:
-    """Where a caption disagrees with what its writer had `seen` (structure -> "normal", "abnormal" or "not_visible"), as short texts."""
-    said = {"lesions": [name for name in facts.stated_lesions if name != "nerve_fibre_layer_defect"],
+    """Where a caption disagrees with what its writer had `seen` (structure -> "normal", "abnormal"
+    or "not_visible"), as short texts."""
+    said = {"lesions": [name for name in facts.stated_lesions
+                        if name != "nerve_fibre_layer_defect"],
             "macula": [name for name in facts.stated_lesions if name in AT_MACULA],
-            "nerve_fibre_layer": [name for name in facts.stated_lesions if name == "nerve_fibre_layer_defect"]}
-    found = [f"seen: {part} {seen[part]}, caption states {', '.join(names)}" for part, names in said.items() if names and seen.get(part, "abnormal") != "abnormal"]
+            "nerve_fibre_layer": [name for name in facts.stated_lesions
+                                  if name == "nerve_fibre_layer_defect"]}
+    found = [f"seen: {part} {seen[part]}, caption states {', '.join(names)}"
+             for part, names in said.items() if names
+             and seen.get(part, "abnormal") != "abnormal"]
     measured = facts.disc_side or facts.cup_to_disc is not None
-    if measured and seen.get("optic_disc") == "not_visible": found.append("seen: optic_disc not_visible, caption describes it")
-    if facts.no_lesions and seen.get("lesions") == "abnormal": found.append("seen: lesions abnormal, caption denies all lesions")
+    if measured and seen.get("optic_disc") == "not_visible":
+        found.append("seen: optic_disc not_visible, caption describes it")
+    if facts.no_lesions and seen.get("lesions") == "abnormal":
+        found.append("seen: lesions abnormal, caption denies all lesions")
     return found
 
 # %% ../../nbs/captions/01_examine.ipynb #87dc93e9
 @dataclass(frozen=True)
 class Examination:
-    """Facts of a caption, its contradictions with the record, and the verdict `faithful` (no contradiction)."""
+    """Facts of a caption, its contradictions with the record, and the verdict `faithful` (no
+    contradiction)."""
 
     facts: Facts
     contradictions: tuple[str, ...]
     faithful: bool
 
 # %% ../../nbs/captions/01_examine.ipynb #33cb1d01
-def examine(caption: str, record: EyeRecord, findings: Findings | None = None, seen: dict[str, str] | None = None, facts: Facts | None = None) -> Examination:
-    """Examine one caption against one record; an empty one, which a model failed to give, says nothing and is not faithful.
+def examine(caption: str, record: EyeRecord, findings: Findings | None = None,
+            seen: dict[str, str] | None = None, facts: Facts | None = None) -> Examination:
+    """Examine one caption against one record; an empty one, which a model failed to give, says
+    nothing and is not faithful.
 
-    seen : how the model that wrote the caption judged each structure. facts : how another reader reads the caption; None takes the rules.
+    seen : how the model that wrote the caption judged each structure. facts : how another reader
+        reads the caption; None takes the rules.
     """
     facts = facts or extract_facts(caption)
-    found = (*contradictions(facts, record, findings), *self_contradictions(facts, seen or {})) if caption.strip() else ("no caption",)
+    found = (*contradictions(facts, record, findings),
+             *self_contradictions(facts, seen or {})) if caption.strip() else ("no caption",)
     return Examination(facts, found, not found)
 
 # %% ../../nbs/captions/01_examine.ipynb #8ade5bcd
-STATED = ("eye", "disc_side", "dr_grade", "glaucoma", "cup_to_disc", "quality")  # single facts, columns stated_*
-TYPES = {"stated_eye": "string", "stated_disc_side": "string", "stated_dr_grade": "Int64", "stated_glaucoma": "boolean", "stated_cup_to_disc": "Float64",
+# single facts, columns stated_*
+STATED = ("eye", "disc_side", "dr_grade", "glaucoma", "cup_to_disc", "quality")
+TYPES = {"stated_eye": "string", "stated_disc_side": "string", "stated_dr_grade": "Int64",
+         "stated_glaucoma": "boolean", "stated_cup_to_disc": "Float64",
          "stated_quality": "string"}
 
-
+# %% ../../nbs/captions/01_examine.ipynb #73141b85
 def examination_row(image_id: str, examination: Examination) -> dict:
     """One row of `examination.parquet`; lists as JSON text."""
     facts = vars(examination.facts)
-    row = {"image_id": image_id} | {item: facts[item] for item in ITEM_TERMS} | {f"stated_{name}": facts[name] for name in STATED}
-    row |= {name: json.dumps(facts[name]) for name in ("stated_lesions", "denied_lesions", "hedged_lesions")}
-    return row | {"contradictions": json.dumps(examination.contradictions), "faithful": examination.faithful}
+    row = ({"image_id": image_id} | {item: facts[item] for item in ITEM_TERMS}
+           | {f"stated_{name}": facts[name] for name in STATED})
+    row |= {name: json.dumps(facts[name]) for name in ("stated_lesions", "denied_lesions",
+        "hedged_lesions")}
+    return row | {"contradictions": json.dumps(examination.contradictions),
+                  "faithful": examination.faithful}
 
 # %% ../../nbs/captions/01_examine.ipynb #8edbc609
-def examine_table(captions: pd.DataFrame, records: pd.DataFrame, findings: pd.DataFrame | None = None, facts: dict[str, Facts] | None = None) -> pd.DataFrame:
-    """Examine a caption table against the records table with the same image ids; rows in the order of `captions`.
+def examine_table(captions: pd.DataFrame, records: pd.DataFrame,
+                  findings: pd.DataFrame | None = None,
+                  facts: dict[str, Facts] | None = None) -> pd.DataFrame:
+    """Examine a caption table against the records table with the same image ids; rows in the order
+    of `captions`.
 
-    With a table of exact `findings` (of any of the images) stated cup-to-disc ratios are compared too; with a column `seen` (JSON text, or "") what
-    the writer had seen. `facts` by image id, where another reader than the rules has read the caption; the column facts_from says who has.
+    With a table of exact `findings` (of any of the images) stated cup-to-disc ratios are compared
+    too; with a column `seen` (JSON text, or "") what
+    the writer had seen. `facts` by image id, where another reader than the rules has read the
+    caption; the column facts_from says who has.
     """
     known = {row["image_id"]: EyeRecord.from_row(row) for row in records.to_dict("records")}
-    exact = {} if findings is None else {row["image_id"]: Findings.from_row(row) for row in findings.to_dict("records")}
+    exact = {} if findings is None else {row["image_id"]:
+                                         Findings.from_row(row)
+                                         for row in findings.to_dict("records")}
     missing = sorted(set(captions["image_id"]) - set(known))
-    if missing: raise ValueError(f"{len(missing)} captions have no record, the first is {missing[0]}")
-    facts, seen = facts or {}, [json.loads(text) if text else None for text in captions.get("seen", [""] * len(captions))]
-    rows = [examination_row(i, examine(text, known[i], exact.get(i), saw, facts.get(i))) for i, text, saw in zip(captions["image_id"], captions["caption"], seen)]
-    return pd.DataFrame(rows).astype(TYPES).assign(facts_from=["model" if i in facts else "rules" for i in captions["image_id"]])
+    if missing:
+        raise ValueError(f"{len(missing)} captions have no record, the first is {missing[0]}")
+    facts, seen = facts or {}, [json.loads(text) if text else None
+                                for text in captions.get("seen", [""] * len(captions))]
+    rows = [examination_row(i, examine(text, known[i], exact.get(i), saw, facts.get(i)))
+            for i, text, saw in zip(captions["image_id"], captions["caption"], seen)]
+    return pd.DataFrame(rows).astype(TYPES).assign(facts_from=["model" if i in facts
+        else "rules" for i in captions["image_id"]])
 
 # %% ../../nbs/captions/01_examine.ipynb #33274414
 def detection(flagged, planted) -> dict[str, float]:
-    """Precision and recall (0..1; 0 when undefined) of boolean `flagged` for boolean `planted`, and the counts."""
+    """Precision and recall (0..1; 0 when undefined) of boolean `flagged` for boolean `planted`, and
+    the counts."""
     flagged, planted = pd.Series(flagged, dtype=bool), pd.Series(planted, dtype=bool)
     hits = int((flagged.to_numpy() & planted.to_numpy()).sum())
-    return {"precision": hits / max(int(flagged.sum()), 1), "recall": hits / max(int(planted.sum()), 1),
-            "flagged": int(flagged.sum()), "planted": int(planted.sum()), "found": hits}
+    return {"precision": hits / max(int(flagged.sum()), 1),
+            "recall": hits / max(int(planted.sum()), 1), "flagged": int(flagged.sum()),
+            "planted": int(planted.sum()), "found": hits}

@@ -22,97 +22,138 @@ from ..data.read import iter_shards, load_records
 from ..eye.records import RECORD_KEYS
 
 # %% ../../nbs/captions/06_export.ipynb #58aef8a5
-def joined_table(dataset: str | Path, captions: pd.DataFrame, scores: list[pd.DataFrame]) -> pd.DataFrame:
-    """One row for each captioned photograph: image_id, split, source, caption, the seven keys of the record, the other columns of `captions`,
+def joined_table(dataset: str | Path, captions: pd.DataFrame,
+                 scores: list[pd.DataFrame]) -> pd.DataFrame:
+    """One row for each captioned photograph: image_id, split, source, caption, the seven keys of
+    the record, the other columns of `captions`,
     and those of `scores` (tables with an image_id) that are not there yet."""
-    table = load_records(dataset)[["image_id", "split", "source", *RECORD_KEYS]].merge(captions[captions["caption"] != ""], on="image_id")
-    for more in scores: table = table.merge(more[["image_id", *(name for name in more if name not in table)]], on="image_id", how="left")
-    return table[["image_id", "split", "source", "caption", *(name for name in table if name not in ("image_id", "split", "source", "caption"))]]
+    table = load_records(dataset)[["image_id", "split", "source",
+                                   *RECORD_KEYS]].merge(captions[captions["caption"] != ""],
+        on="image_id")
+    for more in scores:
+        table = table.merge(more[["image_id", *(name for name in more if name not in table)]],
+                            on="image_id", how="left")
+    return table[["image_id", "split", "source", "caption",
+                  *(name for name in table if name not in ("image_id", "split", "source",
+        "caption"))]]
 
 # %% ../../nbs/captions/06_export.ipynb #a3c55aef
 def feature(kind: pa.DataType) -> dict:
     """How the `datasets` library calls an Arrow type; our structs are pictures."""
-    if pa.types.is_struct(kind): return {"_type": "Image"}
+    if pa.types.is_struct(kind):
+        return {"_type": "Image"}
     names = {"double": "float64", "large_string": "large_string", "null": "null"}
     return {"_type": "Value", "dtype": names.get(str(kind), str(kind))}
 
-
+# %% ../../nbs/captions/06_export.ipynb #b7edc62d
 def shard_table(rows: pd.DataFrame, images: list[bytes]) -> pa.Table:
-    """Arrow table of `rows` with their pictures (PNG bytes) in front, readable by `datasets` and the hub's viewer."""
+    """Arrow table of `rows` with their pictures (PNG bytes) in front, readable by `datasets` and
+    the hub's viewer."""
     table = pa.Table.from_pandas(rows, preserve_index=False)
     names = [f"{image_id}.png" for image_id in rows["image_id"]]
-    pictures = pa.array([{"bytes": b, "path": n} for b, n in zip(images, names)], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    pictures = pa.array([{"bytes": b, "path": n} for b, n in zip(images, names)],
+                        pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     table = table.add_column(0, "image", pictures)
     features = {field.name: feature(field.type) for field in table.schema}
-    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    return table.replace_schema_metadata({"huggingface":
+                                          json.dumps({"info": {"features": features}})})
 
 # %% ../../nbs/captions/06_export.ipynb #9d3e61e4
 def captioned_shards(dataset: str | Path, table: pd.DataFrame, split: str) -> Iterator[pa.Table]:
-    """The shards of one split of a data set folder, as Arrow tables of captioned photographs at high resolution."""
+    """The shards of one split of a data set folder, as Arrow tables of captioned photographs at
+    high resolution."""
     rows = table.set_index("image_id", drop=False)
     for shard in iter_shards(dataset, split, ("image_id", "high")):
         kept = shard[shard["image_id"].isin(rows.index)]
-        if len(kept): yield shard_table(rows.loc[kept["image_id"]], kept["high"].tolist())
+        if len(kept):
+            yield shard_table(rows.loc[kept["image_id"]], kept["high"].tolist())
 
 # %% ../../nbs/captions/06_export.ipynb #908900b1
 def code_text(text: str) -> str:
-    """Text from outside, such as a server's name of its model, between the backticks of a card: one line without them."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).replace("`", "'").split())
+    """Text from outside, such as a server's name of its model, between the backticks of a card: one
+    line without them."""
+    return " ".join("".join(letter if letter.isprintable() else " "
+                            for letter in str(text)).replace("`", "'").split())
 
-
+# %% ../../nbs/captions/06_export.ipynb #09dd3e84
 def card(table: pd.DataFrame, photographs: int) -> str:
-    """`README.md` for a joined `table` made from so many `photographs`; every number is counted here."""
+    """`README.md` for a joined `table` made from so many `photographs`; every number is counted
+    here."""
     splits, simulated = table["split"].value_counts(), (table["source"] == "simulated").all()
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits.index]
-    data = DatasetCardData(language="en", task_categories=["text-to-image", "image-to-text"], tags=["fundus photography", "retina", "medical"],
-                           pretty_name="Captioned fundus photographs", configs=[{"config_name": "default", "data_files": files}])
+    data = DatasetCardData(language="en", task_categories=["text-to-image", "image-to-text"],
+                           tags=["fundus photography", "retina", "medical"],
+                           pretty_name="Captioned fundus photographs",
+                           configs=[{"config_name": "default", "data_files": files}])
     words = table["caption"].str.split().str.len()
-    origin = table.groupby(["backend", "model", "prompt_hash"], dropna=False).size().rename("captions").reset_index()
-    lines = ["# Captioned fundus photographs", "", "Simulated eyes: not photographs of people." if simulated else
-             "Real photographs: sharing them needs the consent of whoever owns them.", "", f"- {len(table)} photographs with a caption and their "
-             f"record; {photographs - len(table)} left out because they have no caption", *(f"- {split}: {n}" for split, n in splits.items()),
-             f"- words in a caption: {words.min()} to {words.max()}, median {words.median():g}"]
-    if "faithful" in table: lines.append(f"- captions that do not contradict their record, by rules: {(table['faithful'] == True).mean():.1%}")
-    if "planted_error" in table: lines.append(f"- captions with an error planted on purpose (`planted_error`): {(table['planted_error'] != '').sum()}")
-    lines += ["", "Who wrote them:", "", *("- " + ", ".join(f"{k} `{code_text(v)}`" for k, v in row.items() if v != "") for row in origin.to_dict("records"))]
+    origin = table.groupby(["backend", "model", "prompt_hash"],
+                           dropna=False).size().rename("captions").reset_index()
+    lines = ["# Captioned fundus photographs", "", "Simulated eyes: not photographs of people."
+             if simulated
+             else "Real photographs: sharing them needs the consent of whoever owns them.", "",
+             f"- {len(table)} photographs with a caption and their "
+             f"record; {photographs - len(table)} left out because they have no " "caption",
+             *(f"- {split}: {n}" for split, n in splits.items()),
+             f"- words in a caption: {words.min()} to {words.max()}, median "
+             f"{words.median():g}"]
+    if "faithful" in table:
+        lines.append("- captions that do not contradict their record, by rules: "
+                     f"{(table['faithful'] == True).mean():.1%}")
+    if "planted_error" in table:
+        lines.append("- captions with an error planted on purpose (`planted_error`): "
+                     f"{(table['planted_error'] != '').sum()}")
+    lines += ["", "Who wrote them:", "", *("- "
+                                           + ", ".join(f"{k} `{code_text(v)}`"
+        for k, v in row.items() if v != "") for row in origin.to_dict("records"))]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"
 
 # %% ../../nbs/captions/06_export.ipynb #2a78fbb3
-def export_dataset(out: str | Path, dataset: str | Path, captions: pd.DataFrame, *scores: pd.DataFrame) -> dict[str, int]:
-    """Write the folder `out`: `data/<split>-<k>.parquet` and `README.md`; counts of photographs by split.
+def export_dataset(out: str | Path, dataset: str | Path, captions: pd.DataFrame,
+                   *scores: pd.DataFrame) -> dict[str, int]:
+    """Write the folder `out`: `data/<split>-<k>.parquet` and `README.md`; counts of photographs by
+    split.
 
     Raises
     ------
     UserError : `out` holds something already, or no photograph has a caption.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise UserError(f"{out} is there already: remove it, or name another folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already: remove it, or name another folder")
     table = joined_table(dataset, captions, list(scores))
-    if not len(table): raise UserError(f"{dataset}: no photograph has a caption, so there is nothing to export")
+    if not len(table):
+        raise UserError(f"{dataset}: no photograph has a caption, so there is nothing to export")
     with stage_folder(out) as folder:
         (folder / "data").mkdir()
         for split in table["split"].unique():
             for number, shard in enumerate(captioned_shards(dataset, table, split)):
-                pq.write_table(shard, folder / "data" / f"{split}-{number:05d}.parquet", compression="zstd")
+                pq.write_table(shard, folder / "data" / f"{split}-{number:05d}.parquet",
+                               compression="zstd")
         (folder / "README.md").write_text(card(table, len(load_records(dataset))), encoding="utf-8")
     return table["split"].value_counts().to_dict()
 
 # %% ../../nbs/captions/06_export.ipynb #e39d707e
 def main(argv=None) -> int:
     """`python -m retinalogos.captions.export FOLDER`; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m retinalogos.captions.export", description="Write the captioned data set as a Hugging Face data set folder.")
+    parser = argparse.ArgumentParser("python -m retinalogos.captions.export",
+                                     description="Write the captioned data set as a Hugging Face data set folder.")
     parser.add_argument("folder", help="where to, a new folder")
     args = parser.parse_args(argv)
     try:
         data = project_root() / "data"
-        if not (data / "captions/captions.parquet").is_file(): raise UserError(f"{data}/captions: no captions yet; run `dvc repro captions` first")
-        scores = [file for file in (data / "captions/examination.parquet", data / "purified/scores.parquet") if file.is_file()]
-        counts = export_dataset(args.folder, data / "dataset", pd.read_parquet(data / "captions/captions.parquet"), *map(pd.read_parquet, scores))
+        if not (data / "captions/captions.parquet").is_file():
+            raise UserError(f"{data}/captions: no captions yet; run `dvc repro captions` first")
+        scores = [file for file in (data / "captions/examination.parquet",
+                                    data / "purified/scores.parquet") if file.is_file()]
+        counts = export_dataset(args.folder, data / "dataset",
+                                pd.read_parquet(data / "captions/captions.parquet"),
+                                *map(pd.read_parquet, scores))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{args.folder}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
     return 0
 
+# %% ../../nbs/captions/06_export.ipynb #56cb2f69
 if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
     sys.exit(main())

@@ -47,25 +47,35 @@ def facts_question(caption: str) -> str:
 
 # %% ../../nbs/captions/05_facts.ipynb #b2a18950
 def tidy(value, key: str = ""):
-    """A value of an answer in the spelling of `Facts`: "Hard Exudates" -> "hard_exudates", "os" -> "OS", "none" -> None."""
-    if isinstance(value, list): return [tidy(part) for part in value]
-    if not isinstance(value, str): return value
-    word = re.sub(r"[\s-]+", "_", value.strip().lower()).replace("hem", "haem").replace("haaem", "haem").replace("zation", "sation").replace("fiber", "fibre")
-    if word in ("", "none", "null", "unknown", "not_stated"): return None
+    """A value of an answer in the spelling of `Facts`: "Hard Exudates" -> "hard_exudates", "os" ->
+    "OS", "none" -> None."""
+    if isinstance(value, list):
+        return [tidy(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    word = re.sub(r"[\s-]+", "_", value.strip().lower()).replace("hem", "haem").replace("haaem",
+        "haem").replace("zation", "sation").replace("fiber", "fibre")
+    if word in ("", "none", "null", "unknown", "not_stated"):
+        return None
     return word.upper() if key == "eye" else word
 
-
+# %% ../../nbs/captions/05_facts.ipynb #e5230a1d
 def read_facts(reply: Reply) -> str:
-    """The `Facts` in a model's reply, as JSON text; raises `InvalidAnswer` with the reason when there are none that are complete."""
+    """The `Facts` in a model's reply, as JSON text; raises `InvalidAnswer` with the reason when
+    there are none that are complete."""
     objects = [value for value, _ in json_objects(without_thoughts(reply.text)) if "eye" in value]
     found = objects[-1] if objects else None
-    if found is None: raise InvalidAnswer("it holds no complete JSON object with the keys asked for")
-    try: facts = FACTS.validate_python({key: tidy(value, key) for key, value in found.items()})
+    if found is None:
+        raise InvalidAnswer("it holds no complete JSON object with the keys asked for")
+    try:
+        facts = FACTS.validate_python({key: tidy(value, key) for key, value in found.items()})
     except ValidationError as error:
         fault = error.errors()[0]
-        raise InvalidAnswer(f"{fault['loc'][0] if fault['loc'] else 'answer'}: {fault['msg'].lower()}") from None
+        raise InvalidAnswer(f"{fault['loc'][0] if fault['loc'] else 'answer'}: "
+                            f"{fault['msg'].lower()}") from None
     named = (*facts.stated_lesions, *facts.denied_lesions, *facts.hedged_lesions)
-    if len(set(named)) < len(named): raise InvalidAnswer("a lesion stands in two lists")
+    if len(set(named)) < len(named):
+        raise InvalidAnswer("a lesion stands in two lists")
     return FACTS.dump_json(facts).decode()
 
 # %% ../../nbs/captions/05_facts.ipynb #10349dda
@@ -76,17 +86,23 @@ def is_facts(answer: str) -> bool:
     except ValidationError:
         return False
 
-
+# %% ../../nbs/captions/05_facts.ipynb #9a467bef
 def facts_backend(asked: str, machine: Settings) -> Backend:
-    """Who reads the facts: `openai` or `openai:NAME` for the server of this machine's settings, else a hub model or a folder."""
-    return text_backend(asked, TextPrompt(FACTS_RULES, 500, read_facts, facts_schema()), machine, "captions.facts_model")
+    """Who reads the facts: `openai` or `openai:NAME` for the server of this machine's settings,
+    else a hub model or a folder."""
+    return text_backend(asked, TextPrompt(FACTS_RULES, 500, read_facts, facts_schema()),
+                        machine, "captions.facts_model")
 
-
+# %% ../../nbs/captions/05_facts.ipynb #220dd36f
 def model_facts(captions: pd.DataFrame, backend: Backend, journal: str | Path) -> dict[str, Facts]:
-    """What a language model reads in each caption, by image id; images are left out whose caption is empty, or of whose caption it made nothing.
+    """What a language model reads in each caption, by image id; images are left out whose caption
+    is empty, or of whose caption it made nothing.
 
-    captions : columns image_id and caption. journal : folder that keeps every answer at once; what it holds is not asked again.
+    captions : columns image_id and caption. journal : folder that keeps every answer at once; what
+        it holds is not asked again.
     """
     written = captions[captions["caption"].str.strip() != ""]
-    answers = ask_texts(backend, [facts_question(caption) for caption in written["caption"]], journal, "facts", is_facts)
-    return {image_id: FACTS.validate_json(answer) for image_id, answer in zip(written["image_id"], answers) if answer is not None}
+    answers = ask_texts(backend, [facts_question(caption) for caption in written["caption"]],
+                        journal, "facts", is_facts)
+    return {image_id: FACTS.validate_json(answer)
+            for image_id, answer in zip(written["image_id"], answers) if answer is not None}

@@ -42,7 +42,8 @@ def join_words(words: list[str]) -> str:
 
 # %% ../../nbs/captions/00_template.ipynb #16ebdcf2
 def disease_words(label: str) -> str:
-    """A disease label as it is said: `age_related_macular_degeneration` -> `age-related macular degeneration`."""
+    """A disease label as it is said: `age_related_macular_degeneration` -> `age-related macular
+    degeneration`."""
     return label.replace("_", " ").replace("age related", "age-related")
 
 # %% ../../nbs/captions/00_template.ipynb #5238169b
@@ -51,104 +52,143 @@ def diagnosis(record: EyeRecord, rng: Generator | None = None) -> str:
 
     With `rng` the wording for healthy eyes varies; without, it is always the same.
     """
-    names = [disease_words(label) for label in record.disease_labels if label != "diabetic_retinopathy"]
-    if record.dr_grade: names.insert(0, DR_GRADES[record.dr_grade])
-    elif "diabetic_retinopathy" in record.disease_labels: names.insert(0, "diabetic retinopathy")
+    names = [disease_words(label) for label in record.disease_labels
+             if label != "diabetic_retinopathy"]
+    if record.dr_grade:
+        names.insert(0, DR_GRADES[record.dr_grade])
+    elif "diabetic_retinopathy" in record.disease_labels:
+        names.insert(0, "diabetic retinopathy")
     if names:
-        if record.dr_grade == 0 and rng is not None and rng.random() < .25: names.append(DR_GRADES[0])
+        if record.dr_grade == 0 and rng is not None and rng.random() < 0.25:
+            names.append(DR_GRADES[0])
         return join_words(names)
-    healthy = [DR_GRADES[0]] * 3 if record.dr_grade == 0 else ["no glaucoma"] if record.glaucoma is False else []
-    if record.general_label == "normal" and rng is not None: healthy.append("no sign of disease")
+    healthy = ([DR_GRADES[0]] * 3 if record.dr_grade == 0
+               else ["no glaucoma"] if record.glaucoma is False else [])
+    if record.general_label == "normal" and rng is not None:
+        healthy.append("no sign of disease")
     return "" if not healthy else healthy[0] if rng is None else pick(rng, healthy)
 
 # %% ../../nbs/captions/00_template.ipynb #b747e7af
-PROMPT_FORMS = ("{eye}, {what}", "{what}, {eye}", "{eye} with {what}", "{what} in a {eye}", "fundus photograph of a {eye}, {what}")
+PROMPT_FORMS = ("{eye}, {what}", "{what}, {eye}", "{eye} with {what}", "{what} in a {eye}",
+                "fundus photograph of a {eye}, {what}")
 
 # %% ../../nbs/captions/00_template.ipynb #84e9b5e6
 def join_prompt(eye: str | None, what: str, form: str = PROMPT_FORMS[0]) -> str:
     """Eye and diagnosis in one of `PROMPT_FORMS`; a part that is unknown is left out."""
-    if eye and what: return form.format(eye=EYES[eye], what=what)
+    if eye and what:
+        return form.format(eye=EYES[eye], what=what)
     return EYES[eye] if eye else what or "fundus photograph"
 
 # %% ../../nbs/captions/00_template.ipynb #e9d8187e
-def prompt_for(eye: str | None, dr_grade: int | None = None, glaucoma: bool = False, disease: str | None = None,
-               rng: Generator | None = None) -> str:
-    """A short prompt for an eye ("OD", "OS", None) with a DR grade (0 to 4), glaucoma and/or another disease label.
+def prompt_for(eye: str | None, dr_grade: int | None = None, glaucoma: bool = False,
+               disease: str | None = None, rng: Generator | None = None) -> str:
+    """A short prompt for an eye ("OD", "OS", None) with a DR grade (0 to 4), glaucoma and/or
+    another disease label.
 
     Without `rng` it has the canonical form "<eye>, <diagnosis>".
     """
     diseases = ["diabetic_retinopathy"] * bool(dr_grade) + ["glaucoma"] * glaucoma
-    if disease and disease not in diseases: diseases.append(disease)
-    record = EyeRecord(eye=eye, disease_labels=tuple(diseases), general_label="abnormal" if diseases else None,
-                       grade_labels={} if dr_grade is None else {"diabetic_retinopathy": dr_grade})
-    return join_prompt(eye, diagnosis(record), PROMPT_FORMS[0] if rng is None else pick(rng, PROMPT_FORMS))
+    if disease and disease not in diseases:
+        diseases.append(disease)
+    record = EyeRecord(eye=eye, disease_labels=tuple(diseases), general_label="abnormal"
+                       if diseases else None, grade_labels={} if dr_grade is None
+                       else {"diabetic_retinopathy": dr_grade})
+    return join_prompt(eye, diagnosis(record), PROMPT_FORMS[0] if rng is None
+                       else pick(rng, PROMPT_FORMS))
 
 # %% ../../nbs/captions/00_template.ipynb #a073f592
-DISC_PLACES = ("optic disc {near}on the {side} side of the image", "the optic disc lies {near}on the {side} side of the image",
+DISC_PLACES = ("optic disc {near}on the {side} side of the image",
+               "the optic disc lies {near}on the {side} side of the image",
                "optic disc {near}on the {side}")
 
 # %% ../../nbs/captions/00_template.ipynb #9d39924e
 def disc_sentence(record: EyeRecord, findings: Findings | None, rng: Generator) -> str:
-    """Side of the optic disc in the image, cup-to-disc ratio (vertical, one decimal) and what it means."""
+    """Side of the optic disc in the image, cup-to-disc ratio (vertical, one decimal) and what it
+    means."""
     if findings is None:
-        return "the optic disc has a large cup" if "large_cup_to_disc_ratio" in record.subclinical_labels else ""
+        return ("the optic disc has a large cup"
+                if "large_cup_to_disc_ratio" in record.subclinical_labels else "")
     near = "near the centre " if findings.field == "disc_centred" else ""
-    where = pick(rng, DISC_PLACES).format(near=near, side="left" if findings.disc_x < .5 else "right")
+    where = pick(rng, DISC_PLACES).format(near=near, side="left" if findings.disc_x < 0.5
+                                          else "right")
     ratio = f"cup-to-disc ratio {findings.cup_to_disc_ratio:.1f}"
-    if record.glaucoma: return where + pick(rng, (f" with a large cup, {ratio}", f", {ratio}", " with a large cup"))
-    return where + (f", {ratio}" if rng.random() < .3 else "")
+    if record.glaucoma:
+        return where + pick(rng, (f" with a large cup, {ratio}", f", {ratio}", " with a large cup"))
+    return where + (f", {ratio}" if rng.random() < 0.3 else "")
 
 # %% ../../nbs/captions/00_template.ipynb #b5dd3017
-AT_MACULA = ("geographic_atrophy", "choroidal_neovascularisation", "subretinal_haemorrhage", "macular_hole")  # they change the look of the fovea
+# they change the look of the fovea
+AT_MACULA = ("geographic_atrophy", "choroidal_neovascularisation", "subretinal_haemorrhage",
+             "macular_hole")
 
-
+# %% ../../nbs/captions/00_template.ipynb #98d74f8e
 def macula_sentence(record: EyeRecord, findings: Findings | None, rng: Generator) -> str:
-    """Where the fovea lies; nothing when the findings are not known or the image is too bad to see it."""
-    if findings is None or findings.quality == "reject": return ""
-    if findings.field != "macula_centred": return "the macula lies beside the optic disc"
+    """Where the fovea lies; nothing when the findings are not known or the image is too bad to see
+    it."""
+    if findings is None or findings.quality == "reject":
+        return ""
+    if findings.field != "macula_centred":
+        return "the macula lies beside the optic disc"
     where = "the macula lies near the centre of the image"
-    if set(record.subclinical_labels) & {*AT_MACULA, "media_haze"}: return where
+    if set(record.subclinical_labels) & {*AT_MACULA, "media_haze"}:
+        return where
     return pick(rng, ("dark fovea at the centre of the macula", where, "the fovea is visible"))
 
 # %% ../../nbs/captions/00_template.ipynb #5efc817a
 def vessel_sentence(record: EyeRecord, findings: Findings | None, rng: Generator) -> str:
-    """Course of the retinal vessels; nothing when the findings are not known or the image is too bad to see them."""
-    if findings is None or findings.quality == "reject": return ""
-    return pick(rng, ("arteries and veins follow the arcades", "vessels run along the upper and lower arcades",
+    """Course of the retinal vessels; nothing when the findings are not known or the image is too
+    bad to see them."""
+    if findings is None or findings.quality == "reject":
+        return ""
+    return pick(rng, ("arteries and veins follow the arcades",
+                      "vessels run along the upper and lower arcades",
                       "retinal vessels leave the optic disc"))
 
 # %% ../../nbs/captions/00_template.ipynb #478ac6ca
 def fibre_sentence(record: EyeRecord, findings: Findings | None, rng: Generator) -> str:
-    """Nerve fibre layer: thinner in glaucoma, as clinical knowledge has it; nothing when glaucoma is not recorded, or a lesion says more."""
-    if findings is None or record.glaucoma is None or findings.quality == "reject": return ""
-    if record.glaucoma: return "the nerve fibre layer is thin"
-    if set(record.subclinical_labels) & {"nerve_fibre_layer_defect", "optic_disc_swelling"}: return ""
+    """Nerve fibre layer: thinner in glaucoma, as clinical knowledge has it; nothing when glaucoma
+    is not recorded, or a lesion says more."""
+    if findings is None or record.glaucoma is None or findings.quality == "reject":
+        return ""
+    if record.glaucoma:
+        return "the nerve fibre layer is thin"
+    if set(record.subclinical_labels) & {"nerve_fibre_layer_defect", "optic_disc_swelling"}:
+        return ""
     return pick(rng, ("the nerve fibre layer is even", "no nerve fibre layer defect"))
 
 # %% ../../nbs/captions/00_template.ipynb #96442639
 def amount(count: int) -> str:
-    """A word for a number of lesions of one kind: few (1 to 4), several (5 to 14), many (15 and more); our choice."""
+    """A word for a number of lesions of one kind: few (1 to 4), several (5 to 14), many (15 and
+    more); our choice."""
     return "few" if count < 5 else "several" if count < 15 else "many"
 
 # %% ../../nbs/captions/00_template.ipynb #76fe945e
-UNCOUNTED = ("venous_beading", "neovascularisation", "preretinal_haemorrhage", "geographic_atrophy", "choroidal_neovascularisation",
-             "subretinal_haemorrhage", "macular_hole")
+UNCOUNTED = ("venous_beading", "neovascularisation", "preretinal_haemorrhage",
+             "geographic_atrophy", "choroidal_neovascularisation", "subretinal_haemorrhage",
+             "macular_hole")
 
-
+# %% ../../nbs/captions/00_template.ipynb #78ce8805
 def lesion_phrase(name: str, findings: Findings | None) -> str:
-    """One kind of lesion in words; with findings also how many, of what shape, and whether near the fovea."""
+    """One kind of lesion in words; with findings also how many, of what shape, and whether near the
+    fovea."""
     word, count = LESION_WORDS[name], getattr(findings, name) if findings else 0
-    if name in UNCOUNTED or not count: return word
-    if name == "nerve_fibre_layer_defect": return word if count == 1 else word + "s"
-    if name == "laser_scars" and count == 1: return word
-    if name == "haemorrhages": word = shape_words(findings)
-    if name == "hard_exudates" and findings.macular_exudates: word += " close to the fovea" if findings.macular_exudates == count else " partly close to the fovea"
+    if name in UNCOUNTED or not count:
+        return word
+    if name == "nerve_fibre_layer_defect":
+        return word if count == 1 else word + "s"
+    if name == "laser_scars" and count == 1:
+        return word
+    if name == "haemorrhages":
+        word = shape_words(findings)
+    if name == "hard_exudates" and findings.macular_exudates:
+        word += " close to the fovea" if findings.macular_exudates == count else " partly close to the fovea"
     return f"{amount(count)} {word}"
 
-
+# %% ../../nbs/captions/00_template.ipynb #8bc37a84
 def shape_words(findings: Findings) -> str:
     """Haemorrhages named by their shape: flame-shaped when most are, dot and blot when none is."""
-    if 2 * findings.flame_haemorrhages > findings.haemorrhages: return "flame-shaped haemorrhages"
+    if 2 * findings.flame_haemorrhages > findings.haemorrhages:
+        return "flame-shaped haemorrhages"
     return "haemorrhages" if findings.flame_haemorrhages else "dot and blot haemorrhages"
 
 
@@ -157,49 +197,70 @@ def lesion_phrases(record: EyeRecord, findings: Findings | None) -> list[str]:
     return [lesion_phrase(name, findings) for name in LESIONS if name in record.subclinical_labels]
 
 # %% ../../nbs/captions/00_template.ipynb #f95ef1c4
-def lesion_sentence(record: EyeRecord, findings: Findings | None, rng: Generator, most: int = 3) -> str:
-    """The lesions in words, at most `most` kinds of them; for an eye known to have none, sometimes that."""
+def lesion_sentence(record: EyeRecord, findings: Findings | None, rng: Generator,
+                    most: int = 3) -> str:
+    """The lesions in words, at most `most` kinds of them; for an eye known to have none, sometimes
+    that."""
     phrases = lesion_phrases(record, findings)
     if not phrases:
-        none_known = record.general_label == "normal" or findings is not None and not record.subclinical_labels and not set(record.disease_labels) & set(LESIONS)
-        return pick(rng, ("no retinal lesions", "no haemorrhages or hard exudates", "")) if none_known else ""
+        none_known = (record.general_label == "normal" or findings is not None
+                      and not record.subclinical_labels
+                      and not set(record.disease_labels) & set(LESIONS))
+        return pick(rng, ("no retinal lesions", "no haemorrhages or hard exudates",
+                          "")) if none_known else ""
     kept = sorted(rng.permutation(len(phrases))[:most])
     named = join_words([phrases[k] for k in kept])
     return pick(rng, ("{}", "the retina shows {}", "{} on the retina")).format(named)
 
 # %% ../../nbs/captions/00_template.ipynb #0c5936eb
 SIGN_SENTENCES = {
-    "peripapillary_atrophy": ("peripapillary atrophy around the optic disc",), "tessellated_fundus": ("tessellated fundus",),
-    "arteriolar_narrowing": ("narrowed arterioles", "the arteries are narrow"), "arteriovenous_nicking": ("arteriovenous nicking", "veins are nipped at arteriovenous crossings"),
-    "optic_disc_swelling": ("swollen optic disc", "the optic disc is swollen"), "vessel_tortuosity": ("tortuous vessels", "the retinal vessels are tortuous"),
+    "peripapillary_atrophy": ("peripapillary atrophy around the optic disc",),
+    "tessellated_fundus": ("tessellated fundus",),
+    "arteriolar_narrowing": ("narrowed arterioles", "the arteries are narrow"),
+    "arteriovenous_nicking": ("arteriovenous nicking",
+                              "veins are nipped at arteriovenous crossings"),
+    "optic_disc_swelling": ("swollen optic disc", "the optic disc is swollen"),
+    "vessel_tortuosity": ("tortuous vessels", "the retinal vessels are tortuous"),
     "media_haze": ("media haze", "the view is veiled by media haze"),
 }
-QUALITY_SENTENCES = {"usable": ("the image is slightly blurred", "usable image quality"), "reject": ("poor image quality", "the image is badly blurred")}
+QUALITY_SENTENCES = {"usable": ("the image is slightly blurred", "usable image quality"),
+                     "reject": ("poor image quality", "the image is badly blurred")}
 
 # %% ../../nbs/captions/00_template.ipynb #8ad65e7d
 def other_sentence(record: EyeRecord, rng: Generator) -> str:
-    """Image quality when it is bad, else (in half the cases where it is not good) a recorded sign, else nothing."""
-    signs = [pick(rng, SIGN_SENTENCES.get(n, (disease_words(n),))) for n in record.subclinical_labels if n not in (*LESIONS, "large_cup_to_disc_ratio")]
+    """Image quality when it is bad, else (in half the cases where it is not good) a recorded sign,
+    else nothing."""
+    signs = [pick(rng, SIGN_SENTENCES.get(n, (disease_words(n),)))
+             for n in record.subclinical_labels
+             if n not in (*LESIONS, "large_cup_to_disc_ratio")]
     bad = record.image_quality in QUALITY_SENTENCES
-    if bad and (record.image_quality == "reject" or not signs or rng.random() < .5): return pick(rng, QUALITY_SENTENCES[record.image_quality])
+    if bad and (record.image_quality == "reject" or not signs or rng.random() < 0.5):
+        return pick(rng, QUALITY_SENTENCES[record.image_quality])
     return pick(rng, signs) if signs else ""
 
 # %% ../../nbs/captions/00_template.ipynb #4d780b0d
-HEADS = ("{eye} with {what}", "fundus photograph of the {eye} showing {what}", "{what} in the {eye}", "{eye}, {what}")
-PROMPT_SHARE = .25
+HEADS = ("{eye} with {what}", "fundus photograph of the {eye} showing {what}",
+         "{what} in the {eye}", "{eye}, {what}")
+PROMPT_SHARE = 0.25
 MOST_WORDS = 45
 STYLES = ("short", "long")
 
 # %% ../../nbs/captions/00_template.ipynb #1ac5d0d4
-def body_sentences(record: EyeRecord, findings: Findings | None, rng: Generator, room: int) -> list[str]:
-    """The sentences after the head of a short caption in random order; more than the first two only while `room` words last."""
+def body_sentences(record: EyeRecord, findings: Findings | None, rng: Generator,
+                   room: int) -> list[str]:
+    """The sentences after the head of a short caption in random order; more than the first two only
+    while `room` words last."""
     disc, other = disc_sentence(record, findings, rng), other_sentence(record, rng)
     lesions = [lesion_sentence(record, findings, rng, most) for most in (3, 2, 1)]
     words = lambda *parts: len(" ".join(parts).split())
-    sentences = [disc, next((text for text in lesions if words(disc, other, text) <= room), lesions[-1])]
-    optional = [write(record, findings, rng) for write in (macula_sentence, vessel_sentence, fibre_sentence)]
+    sentences = [disc, next((text for text in lesions if words(disc, other, text) <= room),
+                            lesions[-1])]
+    optional = [write(record, findings, rng) for write in (macula_sentence, vessel_sentence,
+        fibre_sentence)]
     for text in [other, *(optional[k] for k in rng.permutation(3)[:int(rng.integers(3))])]:
-        if words(*sentences, text) <= room or text and record.image_quality == "reject" and text == other: sentences.append(text)
+        if (words(*sentences, text) <= room or text and record.image_quality == "reject"
+            and text == other):
+            sentences.append(text)
     kept = [sentence for sentence in sentences if sentence]
     return [kept[k] for k in rng.permutation(len(kept))]
 
@@ -207,52 +268,78 @@ def body_sentences(record: EyeRecord, findings: Findings | None, rng: Generator,
 def prompt_caption(record: EyeRecord, findings: Findings | None, rng: Generator) -> str:
     """A caption as short as a prompt: eye and diagnosis, sometimes with one more thing."""
     parts = [join_prompt(record.eye, diagnosis(record, rng), pick(rng, PROMPT_FORMS))]
-    if rng.random() < .5:
+    if rng.random() < 0.5:
         more = pick(rng, (disc_sentence, lesion_sentence))(record, findings, rng)
-        if more: parts.append(more)
-    if record.image_quality == "reject": parts.append(QUALITY_SENTENCES["reject"][0])
+        if more:
+            parts.append(more)
+    if record.image_quality == "reject":
+        parts.append(QUALITY_SENTENCES["reject"][0])
     return ", ".join(parts)
 
 # %% ../../nbs/captions/00_template.ipynb #bf0a73c4
 LONG_LEAST, LONG_MOST = 85, 190  # words
-LONG_HEADS = ("this colour fundus photograph shows {eye} with {what}", "the photograph presents the retina of {eye} with {what}",
+LONG_HEADS = ("this colour fundus photograph shows {eye} with {what}",
+              "the photograph presents the retina of {eye} with {what}",
               "this is a fundus photograph of {eye}; it shows {what}")
-LONG_QUALITY = {"good": ("the image is in focus and of good quality", "the image quality is good and allows a detailed reading"),
-                "usable": ("the image is slightly blurred, so that fine detail is softened", "usable image quality, with some loss of fine detail"),
-                "reject": ("poor image quality hides most of the fine detail", "the image is badly blurred, so that little can be made out")}
 
+LONG_QUALITY = {"good": ("the image is in focus and of good quality",
+                         "the image quality is good and allows a detailed reading"),
+                "usable": ("the image is slightly blurred, so that fine detail is softened",
+                           "usable image quality, with some loss of fine detail"),
+                "reject": ("poor image quality hides most of the fine detail",
+                           "the image is badly blurred, so that little can be made out")}
 
+# %% ../../nbs/captions/00_template.ipynb #8a701edd
 def long_head(record: EyeRecord, rng: Generator) -> str:
     """Eye and diagnosis in a full sentence; a part that is unknown is left out."""
     eye, what = f"the {EYES[record.eye]}" if record.eye else "an eye", diagnosis(record, rng)
     form = pick(rng, LONG_HEADS)
-    return form.format(eye=eye, what=what) if what else re.split(r" with \{what|;", form)[0].format(eye=eye)
+    return (form.format(eye=eye, what=what) if what
+            else re.split(r" with \{what|;", form)[0].format(eye=eye))
 
 # %% ../../nbs/captions/00_template.ipynb #3989501d
 def long_disc(record: EyeRecord, findings: Findings | None, rng: Generator) -> str:
     """Place, cup, rim and margin of the optic disc."""
-    if findings is None: return disc_sentence(record, findings, rng)
-    place = "the optic disc lies {}on the {} side of the image".format("near the centre " if findings.field == "disc_centred" else "", "left" if findings.disc_x < .5 else "right")
-    height = pick(rng, (", slightly higher than the fovea", ", a little above the level of the fovea")) if findings.disc_y < findings.fovea_y - .01 else ""
+    if findings is None:
+        return disc_sentence(record, findings, rng)
+    place = "the optic disc lies {}on the {} side of the image".format("near the centre "
+        if findings.field == "disc_centred" else "", "left" if findings.disc_x < 0.5
+        else "right")
+    height = (pick(rng, (", slightly higher than the fovea",
+                         ", a little above the level of the fovea"))
+              if findings.disc_y < findings.fovea_y - 0.01 else "")
     ratio = round(findings.cup_to_disc_ratio, 1)
-    cup = "large cup and a narrow rim" if ratio >= .6 else "small cup and a broad rim" if ratio <= .4 else "cup of moderate size"
-    return place + height + pick(rng, (f". it has a {cup}, with a cup-to-disc ratio of {ratio}", f". the vertical cup-to-disc ratio is {ratio}, which means a {cup}"))
+    cup = ("large cup and a narrow rim" if ratio >= 0.6 else "small cup and a broad rim"
+           if ratio <= 0.4 else "cup of moderate size")
+    return place + height + pick(rng, (f". it has a {cup}, with a cup-to-disc ratio of {ratio}",
+                                       f". the vertical cup-to-disc ratio is {ratio}, which means a {cup}"))
 
 # %% ../../nbs/captions/00_template.ipynb #d37f7087
 def long_macula(record: EyeRecord, findings: Findings, rng: Generator) -> str:
     """Where the macula lies, and the fovea where nothing changes its look."""
-    if findings.quality == "reject": return "the macula and the fovea cannot be judged"
-    if findings.field != "macula_centred": return "the macula lies beside the optic disc, away from the centre of the image"
-    if set(record.subclinical_labels) & {*AT_MACULA, "media_haze"}: return "the macula lies near the centre of the image"
-    return "the macula lies near the centre of the image" + pick(rng, (", and the fovea is seen as a darker spot within it", ", with the fovea as its dark middle"))
+    if findings.quality == "reject":
+        return "the macula and the fovea cannot be judged"
+    if findings.field != "macula_centred":
+        return "the macula lies beside the optic disc, away from the centre of the image"
+    if set(record.subclinical_labels) & {*AT_MACULA, "media_haze"}:
+        return "the macula lies near the centre of the image"
+    return "the macula lies near the centre of the image" + pick(rng,
+        (", and the fovea is seen as a darker spot within it",
+         ", with the fovea as its dark middle"))
 
-
+# %% ../../nbs/captions/00_template.ipynb #72a80cad
 def long_vessels(record: EyeRecord, findings: Findings, rng: Generator) -> str:
     """Course and width of arteries and veins."""
-    if findings.quality == "reject": return "the retinal vessels can be followed only in part"
+    if findings.quality == "reject":
+        return "the retinal vessels can be followed only in part"
     signs = set(record.subclinical_labels)
-    course = pick(rng, ("arteries and veins leave the optic disc and run along the upper and lower arcades", "the retinal vessels leave the optic disc and branch towards the periphery"))
-    width = "narrowed arteries" if "arteriolar_narrowing" in signs else "arteries about two thirds as wide as the veins" if .6 <= findings.artery_vein_ratio <= .74 else ""
+    course = pick(rng, ("arteries and veins leave the optic disc and run along the upper and "
+                        "lower arcades",
+                        "the retinal vessels leave the optic disc and branch towards the "
+                        "periphery"))
+    width = ("narrowed arteries" if "arteriolar_narrowing" in signs
+             else "arteries about two thirds as wide as the veins"
+             if 0.6 <= findings.artery_vein_ratio <= 0.74 else "")
     bends = "a tortuous course" if "vessel_tortuosity" in signs else ""
     nicks = "veins nipped where arteries cross them" if "arteriovenous_nicking" in signs else ""
     more = [part for part in (width, bends, nicks) if part]
@@ -261,100 +348,144 @@ def long_vessels(record: EyeRecord, findings: Findings, rng: Generator) -> str:
 # %% ../../nbs/captions/00_template.ipynb #85dc3eeb
 def long_fibre(record: EyeRecord, findings: Findings, rng: Generator) -> str:
     """State of the nerve fibre layer, as far as it follows from the record."""
-    if findings.quality == "reject": return "the nerve fibre layer cannot be assessed"
-    if "optic_disc_swelling" in record.subclinical_labels: return "the nerve fibre layer is thickened around the swollen optic disc"
+    if findings.quality == "reject":
+        return "the nerve fibre layer cannot be assessed"
+    if "optic_disc_swelling" in record.subclinical_labels:
+        return "the nerve fibre layer is thickened around the swollen optic disc"
     said = fibre_sentence(record, findings, rng)
-    return said.replace("no nerve", "there is no nerve") + (", as expected in glaucoma" if record.glaucoma else ", without thinning" if "even" in said else "") if said else ""
+    return said.replace("no nerve", "there is no nerve") + (", as expected in glaucoma"
+        if record.glaucoma else ", without thinning" if "even" in said else "") if said else ""
 
-
+# %% ../../nbs/captions/00_template.ipynb #4795a245
 def long_background(record: EyeRecord, findings: Findings, rng: Generator) -> list[str]:
     """Colour of the fundus, and the signs that no other sentence has."""
-    pigment = "lightly" if findings.pigmentation < .33 else "darkly" if findings.pigmentation > .67 else "moderately"  # a colour would be the camera's
-    words = {"tessellated_fundus": "the fundus is tessellated, so that the choroidal vessels shine through", "peripapillary_atrophy": "a zone of peripapillary atrophy borders the optic disc",
-             "optic_disc_swelling": "the optic disc is swollen and its margin is indistinct", "media_haze": "media haze veils the details of the retina"}
-    return [pick(rng, ("the background of the fundus is {} pigmented", "the retina is {} pigmented")).format(pigment)] + [words[sign] for sign in words if sign in record.subclinical_labels]
+    # a colour would be the camera's
+    pigment = ("lightly" if findings.pigmentation < 0.33 else "darkly"
+               if findings.pigmentation > 0.67 else "moderately")
+    words = {"tessellated_fundus":
+             "the fundus is tessellated, so that the choroidal vessels shine through",
+             "peripapillary_atrophy": "a zone of peripapillary atrophy borders the optic disc",
+             "optic_disc_swelling": "the optic disc is swollen and its margin is indistinct",
+             "media_haze": "media haze veils the details of the retina"}
+    return ([pick(rng, ("the background of the fundus is {} pigmented",
+                        "the retina is {} pigmented")).format(pigment)]
+            + [words[sign] for sign in words if sign in record.subclinical_labels])
 
 # %% ../../nbs/captions/00_template.ipynb #cc81a0c3
 LONG_LESIONS = {
-    "microaneurysms": "{few}microaneurysms are seen as tiny red dots", "haemorrhages": "{few}haemorrhages are present",
-    "hard_exudates": "{few}hard exudates appear as bright yellow spots", "cotton_wool_spots": "{few}cotton wool spots appear as pale, fluffy patches",
+    "microaneurysms": "{few}microaneurysms are seen as tiny red dots",
+    "haemorrhages": "{few}haemorrhages are present",
+    "hard_exudates": "{few}hard exudates appear as bright yellow spots",
+    "cotton_wool_spots": "{few}cotton wool spots appear as pale, fluffy patches",
     "venous_beading": "the veins show venous beading, a width that changes like a string of beads",
-    "intraretinal_microvascular_abnormalities": "{few}intraretinal microvascular abnormalities are seen as fine, irregular vessels",
-    "neovascularisation": "neovascularisation is present as a tangle of thin, fragile loops", "preretinal_haemorrhage": "a preretinal haemorrhage hides the retina behind it",
-    "laser_scars": "{few}laser scars are present as pale round marks", "drusen": "{few}drusen are seen as small yellow deposits",
-    "geographic_atrophy": "geographic atrophy is seen as a pale patch with a sharp border", "choroidal_neovascularisation": "choroidal neovascularisation is present at the macula as a greyish patch",
-    "subretinal_haemorrhage": "a subretinal haemorrhage is seen as a dark red patch", "macular_hole": "a macular hole is seen as a round reddish spot",
-    "crystalline_deposits": "{few}crystalline deposits glitter in the retina", "nerve_fibre_layer_defect": "a nerve fibre layer defect is seen as a dark wedge",
+    "intraretinal_microvascular_abnormalities":
+    "{few}intraretinal microvascular abnormalities are seen as fine, " "irregular vessels",
+    "neovascularisation": "neovascularisation is present as a tangle of thin, fragile loops",
+    "preretinal_haemorrhage": "a preretinal haemorrhage hides the retina behind it",
+    "laser_scars": "{few}laser scars are present as pale round marks",
+    "drusen": "{few}drusen are seen as small yellow deposits",
+    "geographic_atrophy": "geographic atrophy is seen as a pale patch with a sharp border",
+    "choroidal_neovascularisation":
+    "choroidal neovascularisation is present at the macula as a greyish " "patch",
+    "subretinal_haemorrhage": "a subretinal haemorrhage is seen as a dark red patch",
+    "macular_hole": "a macular hole is seen as a round reddish spot",
+    "crystalline_deposits": "{few}crystalline deposits glitter in the retina",
+    "nerve_fibre_layer_defect": "a nerve fibre layer defect is seen as a dark wedge",
 }
 
-
+# %% ../../nbs/captions/00_template.ipynb #be5e0062
 def long_lesion(name: str, findings: Findings | None) -> str:
     """A full sentence about one kind of lesion; amounts, shapes and places from the findings."""
     count = getattr(findings, name) if findings else 0
     said = LONG_LESIONS[name].format(few=f"{amount(count)} " if count > 1 else "")
-    if count and name == "haemorrhages": said += {"flame-shaped haemorrhages": ", most of them flame-shaped", "dot and blot haemorrhages": " in the shape of dots and blots"}.get(
-        shape_words(findings), ", some of them flame-shaped")
-    if count and name == "hard_exudates" and findings.macular_exudates: said += ", some of them close to the fovea"
+    if count and name == "haemorrhages":
+        said += {"flame-shaped haemorrhages": ", most of them flame-shaped",
+                 "dot and blot haemorrhages": " in the shape of dots and blots"}.get(
+            shape_words(findings), ", some of them flame-shaped")
+    if count and name == "hard_exudates" and findings.macular_exudates:
+        said += ", some of them close to the fovea"
     return said
 
 # %% ../../nbs/captions/00_template.ipynb #3e950622
 def absent_lesions(record: EyeRecord, findings: Findings | None) -> list[str]:
-    """Lesions that an eye is known not to have: by exact findings, else only for an eye recorded as normal."""
-    if findings is not None: return [name for name in LESIONS if not getattr(findings, name) and name not in (*record.subclinical_labels, *record.disease_labels)]
+    """Lesions that an eye is known not to have: by exact findings, else only for an eye recorded as
+    normal."""
+    if findings is not None:
+        return [name for name in LESIONS if not getattr(findings, name)
+                and name not in (*record.subclinical_labels, *record.disease_labels)]
     return list(LESIONS) if record.general_label == "normal" else []
 
 # %% ../../nbs/captions/00_template.ipynb #68d734b8
 def long_denial(names: list[str], rng: Generator) -> str:
     """A sentence that denies lesions, or "" for none."""
     words = [LESION_WORDS[name] for name in names]
-    listed = words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1] if words else ""
-    return pick(rng, ("the retina shows no {}", "there is no sign of {}", "no {} can be seen")).format(listed) if words else ""
+    listed = (words[0] if len(words) == 1
+              else ", ".join(words[:-1]) + " or " + words[-1] if words else "")
+    return pick(rng, ("the retina shows no {}", "there is no sign of {}",
+                      "no {} can be seen")).format(listed) if words else ""
 
-
+# %% ../../nbs/captions/00_template.ipynb #c771b868
 def long_lesions(record: EyeRecord, findings: Findings | None, room: int) -> list[str]:
-    """A sentence for each kind of lesion; where `room` words do not last, the last kinds share one."""
+    """A sentence for each kind of lesion; where `room` words do not last, the last kinds share one.
+    """
     names = [name for name in LESIONS if name in record.subclinical_labels]
     for alone in range(len(names), -1, -1):
-        rest = ["further findings are " + join_words([LESION_WORDS[name] for name in names[alone:]])] if alone < len(names) else []
+        rest = ["further findings are " + join_words([LESION_WORDS[name]
+            for name in names[alone:]])] if alone < len(names) else []
         sentences = [long_lesion(name, findings) for name in names[:alone]] + rest
-        if len(" ".join(sentences).split()) <= room: break
+        if len(" ".join(sentences).split()) <= room:
+            break
     return sentences
 
 # %% ../../nbs/captions/00_template.ipynb #68d15dc0
 def long_caption(record: EyeRecord, findings: Findings | None, rng: Generator) -> str:
-    """A true caption of `LONG_LEAST` to `LONG_MOST` words where there are findings; sentences are left out, or lesions denied, to get there."""
+    """A true caption of `LONG_LEAST` to `LONG_MOST` words where there are findings; sentences are
+    left out, or lesions denied, to get there."""
     quality = pick(rng, LONG_QUALITY[record.image_quality]) if record.image_quality else ""
-    structures = [write(record, findings, rng) for write in (long_macula, long_vessels, long_fibre)] if findings else []
-    head, body = long_head(record, rng), [text for text in (quality, long_disc(record, findings, rng), *structures) if text]
+    structures = [write(record, findings, rng) for write in (long_macula, long_vessels,
+        long_fibre)] if findings else []
+    head, body = (long_head(record, rng),
+                  [text for text in (quality, long_disc(record, findings, rng), *structures)
+                   if text])
     words = lambda: len(" ".join([head, *body]).split())
     body += long_lesions(record, findings, LONG_MOST - words())
-    signs = [pick(rng, SIGN_SENTENCES[name]) for name in record.subclinical_labels if name in SIGN_SENTENCES]
+    signs = [pick(rng, SIGN_SENTENCES[name]) for name in record.subclinical_labels
+             if name in SIGN_SENTENCES]
     for text in long_background(record, findings, rng) if findings else signs:
-        if words() + len(text.split()) <= LONG_MOST: body.append(text)
+        if words() + len(text.split()) <= LONG_MOST:
+            body.append(text)
     absent = list(rng.permutation(absent_lesions(record, findings)))
     for start in range(0, len(absent), 5):
-        if start and words() >= LONG_LEAST or words() > LONG_MOST - 25: break
+        if start and words() >= LONG_LEAST or words() > LONG_MOST - 25:
+            break
         body.append(long_denial(absent[start:start + 5], rng))
     return ". ".join([head, *(body[k] for k in rng.permutation(len(body)))]) + "."
 
 # %% ../../nbs/captions/00_template.ipynb #a6be795f
-def caption_record(record: EyeRecord, findings: Findings | None, rng: Generator, style: str = "short") -> str:
+def caption_record(record: EyeRecord, findings: Findings | None, rng: Generator,
+                   style: str = "short") -> str:
     """A true caption of one eye.
 
     Parameters
     ----------
     record : what is known. findings : exact ground truth of a simulated eye, or None.
-    rng : decides wording, order and what is left out. style : "short" (about 45 words at most) or "long" (85 to 190 with findings; a record alone has less to say).
+    rng : decides wording, order and what is left out. style : "short" (about 45 words at most) or
+        "long" (85 to 190 with findings; a record alone has less to say).
 
     Returns
     -------
-    Lower-case English without line breaks; comma-joined when prompt-like, else sentences ending in full stops.
+    Lower-case English without line breaks; comma-joined when prompt-like, else sentences ending in
+    full stops.
     """
-    if style not in STYLES: raise UserError(f"captions.style {style!r} is unknown; choose {' or '.join(STYLES)}")
-    if style == "long": return long_caption(record, findings, rng)
-    if rng.random() < PROMPT_SHARE: return prompt_caption(record, findings, rng)
+    if style not in STYLES:
+        raise UserError(f"captions.style {style!r} is unknown; choose {' or '.join(STYLES)}")
+    if style == "long":
+        return long_caption(record, findings, rng)
+    if rng.random() < PROMPT_SHARE:
+        return prompt_caption(record, findings, rng)
     head = join_prompt(record.eye, diagnosis(record, rng), pick(rng, HEADS))
-    return ". ".join([head, *body_sentences(record, findings, rng, MOST_WORDS - len(head.split()))]) + "."
+    return ". ".join([head, *body_sentences(record, findings, rng,
+                                            MOST_WORDS - len(head.split()))]) + "."
 
 # %% ../../nbs/captions/00_template.ipynb #376bf41a
 ERROR_KINDS = ("wrong_side", "missing_lesion", "invented_lesion")
@@ -364,8 +495,10 @@ NO_LESIONS = re.compile(r"(, )?(no retinal lesions|no haemorrhages or hard exuda
 
 # %% ../../nbs/captions/00_template.ipynb #4339f355
 def split_caption(caption: str) -> tuple[list[str], str, str]:
-    """(parts, joint, end) of a caption: sentences with ". " and ".", or prompt-like clauses with ", " and ""."""
-    if caption.endswith("."): return caption[:-1].split(". "), ". ", "."
+    """(parts, joint, end) of a caption: sentences with ". " and ".", or prompt-like clauses with ",
+    " and ""."""
+    if caption.endswith("."):
+        return caption[:-1].split(". "), ". ", "."
     return [caption], ", ", ""
 
 # %% ../../nbs/captions/00_template.ipynb #52f58f52
@@ -373,8 +506,10 @@ def swap_sides(caption: str, rng: Generator) -> str:
     """Exchange left and right in the name of the eye, in the side of the disc, or in both."""
     other = {"left": "right", "right": "left"}
     eye = lambda text: re.sub(r"\b(left|right) eye", lambda m: other[m[1]] + " eye", text)
-    disc = lambda text: re.sub(r"(disc [a-z ]*on the )(left|right)", lambda m: m[1] + other[m[2]], text)
-    if disc(caption) == caption: return eye(caption)
+    disc = lambda text: re.sub(r"(disc [a-z ]*on the )(left|right)",
+                               lambda m: m[1] + other[m[2]], text)
+    if disc(caption) == caption:
+        return eye(caption)
     return pick(rng, (eye, disc, lambda text: eye(disc(text))))(caption)
 
 # %% ../../nbs/captions/00_template.ipynb #55f2d16e
@@ -386,9 +521,11 @@ def add_sentence(caption: str, sentence: str, rng: Generator) -> str:
 
 # %% ../../nbs/captions/00_template.ipynb #f7abd3c6
 def drop_sentences(caption: str, word: str) -> str:
-    """Leave out every sentence after the head that has `word` in it (a prompt-like caption stays as it is, up to the clause)."""
+    """Leave out every sentence after the head that has `word` in it (a prompt-like caption stays as
+    it is, up to the clause)."""
     parts, joint, end = split_caption(caption)
-    if end: return joint.join(parts[:1] + [part for part in parts[1:] if word not in part]) + end
+    if end:
+        return joint.join(parts[:1] + [part for part in parts[1:] if word not in part]) + end
     return re.sub(rf", [^,]*\b{word}.*$", "", caption)
 
 # %% ../../nbs/captions/00_template.ipynb #fdd75293
@@ -402,49 +539,67 @@ def invent_lesion(caption: str, lesion: str, rng: Generator) -> str:
     """State a lesion that the eye does not have; what denies it, or all lesions, is left out."""
     parts, joint, end = split_caption(NO_LESIONS.sub("", caption))
     kept = joint.join(part for part in parts if part) + end
-    return add_sentence(drop_sentences(kept, LESION_WORDS[lesion]) if end else kept, pick(rng, INVENTED).format(LESION_WORDS[lesion]), rng)
+    return add_sentence(drop_sentences(kept, LESION_WORDS[lesion]) if end else kept,
+                        pick(rng, INVENTED).format(LESION_WORDS[lesion]), rng)
 
 # %% ../../nbs/captions/00_template.ipynb #76d4bc00
 def possible_errors(record: EyeRecord, findings: Findings | None) -> list[str]:
     """The kinds of `ERROR_KINDS` that would be false for this eye."""
     present = [name for name in LESIONS if name in record.subclinical_labels]
-    fits = {"wrong_side": record.eye is not None, "missing_lesion": bool(present), "invented_lesion": bool(absent_lesions(record, findings))}
+    fits = {"wrong_side": record.eye is not None, "missing_lesion": bool(present),
+            "invented_lesion": bool(absent_lesions(record, findings))}
     return [kind for kind in ERROR_KINDS if fits[kind]]
 
 # %% ../../nbs/captions/00_template.ipynb #d894c0ed
-def plant_error(caption: str, record: EyeRecord, findings: Findings | None, rng: Generator) -> tuple[str, str]:
-    """(caption, kind) with one error of a random possible kind; the caption itself and "" when none is possible."""
+def plant_error(caption: str, record: EyeRecord, findings: Findings | None,
+                rng: Generator) -> tuple[str, str]:
+    """(caption, kind) with one error of a random possible kind; the caption itself and "" when none
+    is possible."""
     kinds = possible_errors(record, findings)
-    if not kinds: return caption, ""
+    if not kinds:
+        return caption, ""
     kind = pick(rng, kinds)
-    if kind == "wrong_side": return swap_sides(caption, rng), kind
-    if kind == "invented_lesion": return invent_lesion(caption, pick(rng, absent_lesions(record, findings)), rng), kind
-    return deny_lesion(caption, pick(rng, [name for name in LESIONS if name in record.subclinical_labels]), rng), kind
+    if kind == "wrong_side":
+        return swap_sides(caption, rng), kind
+    if kind == "invented_lesion":
+        return invent_lesion(caption, pick(rng, absent_lesions(record, findings)), rng), kind
+    return deny_lesion(caption, pick(rng,
+                                     [name for name in LESIONS
+                                      if name in record.subclinical_labels]), rng), kind
 
 # %% ../../nbs/captions/00_template.ipynb #afc8bb51
-def caption_rows(records: list[EyeRecord], findings: list[Findings | None], seed: int, style: str, error_fraction: float) -> list[tuple[str, str]]:
+def caption_rows(records: list[EyeRecord], findings: list[Findings | None], seed: int,
+                 style: str, error_fraction: float) -> list[tuple[str, str]]:
     """(caption, planted error kind or "") for each record, in order."""
     streams = [np.random.default_rng([seed, k]) for k in range(len(records))]
     captions = [caption_record(r, f, rng, style) for r, f, rng in zip(records, findings, streams)]
     able = [k for k, (r, f) in enumerate(zip(records, findings)) if possible_errors(r, f)]
     wanted = min(len(able), round(error_fraction * len(records)))
     chosen = set(np.random.default_rng([seed, len(records)]).permutation(able)[:wanted].tolist())
-    return [plant_error(captions[k], records[k], findings[k], streams[k]) if k in chosen else (captions[k], "") for k in range(len(records))]
+    return [plant_error(captions[k], records[k], findings[k], streams[k]) if k in chosen
+            else (captions[k], "") for k in range(len(records))]
 
 # %% ../../nbs/captions/00_template.ipynb #d68a2c36
-def caption_table(records: pd.DataFrame, findings: pd.DataFrame | None, seed: int, style: str = "short",
-                  error_fraction: float = 0.) -> pd.DataFrame:
+def caption_table(records: pd.DataFrame, findings: pd.DataFrame | None, seed: int,
+                  style: str = "short", error_fraction: float = 0.0) -> pd.DataFrame:
     """Captions of a data set's tables (`load_records`, `load_findings`), in the order of `records`.
 
     Returns
     -------
-    columns image_id, caption, backend, model, revision (version of this package), prompt_hash, seed, attempts, planted_error ("" or one of `ERROR_KINDS`).
+    columns image_id, caption, backend, model, revision (version of this package), prompt_hash,
+    seed, attempts, planted_error ("" or one of `ERROR_KINDS`).
     """
-    if not 0 <= error_fraction <= 1: raise UserError(f"captions.error_fraction is {error_fraction}; it must lie in 0..1")
-    known = {} if findings is None else {row["image_id"]: Findings.from_row(row) for row in findings.to_dict("records")}
+    if not 0 <= error_fraction <= 1:
+        raise UserError(f"captions.error_fraction is {error_fraction}; it must lie in 0..1")
+    known = {} if findings is None else {row["image_id"]:
+                                         Findings.from_row(row)
+                                         for row in findings.to_dict("records")}
     rows = caption_rows([EyeRecord.from_row(row) for row in records.to_dict("records")],
-                        [known.get(image_id) for image_id in records["image_id"]], seed, style, error_fraction)
+                        [known.get(image_id) for image_id in records["image_id"]], seed, style,
+                        error_fraction)
     table = pd.DataFrame(rows, columns=["caption", "planted_error"])
     table.insert(0, "image_id", records["image_id"].to_numpy())
-    table = table.assign(backend="template", model=f"template-{style}", revision=version("retinalogos"), prompt_hash="", seed=seed, attempts=1)
-    return table[["image_id", "caption", "backend", "model", "revision", "prompt_hash", "seed", "attempts", "planted_error"]]
+    table = table.assign(backend="template", model=f"template-{style}",
+                         revision=version("retinalogos"), prompt_hash="", seed=seed, attempts=1)
+    return table[["image_id", "caption", "backend", "model", "revision", "prompt_hash", "seed",
+                  "attempts", "planted_error"]]

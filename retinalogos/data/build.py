@@ -35,8 +35,9 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from ..config import UserError, card_text, stage_folder, valid_text, write_table
-from .images import (Copy, Field, RejectedImage, encode_png, near_duplicates, pixel_hash,
-                                     quality_score, read_field, resize, thumbnail, turned_copies)
+from .images import (Copy, Field, RejectedImage, encode_png, near_duplicates,
+                                     pixel_hash, quality_score, read_field, resize, thumbnail,
+                                     turned_copies)
 from .sources import Reject, Source, SourceItem
 from ..eye.records import RECORD_KEYS, EyeRecord, Findings
 from ..eye.simulate import simulate_patient
@@ -44,7 +45,8 @@ from ..eye.simulate import simulate_patient
 # %% ../../nbs/data/03_build.ipynb #1fc30487
 @dataclass(frozen=True)
 class Picture:
-    """PNG bytes at `low` and `high` resolution, rough `quality` (0..1) and two fingerprints of one image.
+    """PNG bytes at `low` and `high` resolution, rough `quality` (0..1) and two fingerprints of one
+    image.
 
     `note` says what is unusual about its field of view.
     """
@@ -58,18 +60,21 @@ class Picture:
 
 # %% ../../nbs/data/03_build.ipynb #408cd9c9
 def make_picture(image: np.ndarray, low: int, high: int, field: Field | None = None) -> Picture:
-    """Picture of a square RGB uint8 image [S, S, 3] at the resolutions `low` and `high` [pixels a side].
+    """Picture of a square RGB uint8 image [S, S, 3] at the resolutions `low` and `high` [pixels a
+    side].
 
     `field` is the field of view in the square, None where it fills it.
     """
     large = resize(image, high)
-    return Picture(encode_png(resize(image, low)), encode_png(large), round(quality_score(large), 4),
-                   pixel_hash(image), thumbnail(image, field), field.note if field else "")
+    return Picture(encode_png(resize(image, low)), encode_png(large),
+                   round(quality_score(large), 4), pixel_hash(image), thumbnail(image, field),
+                   field.note if field else "")
 
 # %% ../../nbs/data/03_build.ipynb #14c279d4
 @dataclass(frozen=True)
 class Entry:
-    """One eye: its `picture`, `record`, exact `findings` (simulated only), and where it comes from (`file` may be "").
+    """One eye: its `picture`, `record`, exact `findings` (simulated only), and where it comes from
+    (`file` may be "").
 
     `note` says what the label files hold against the record.
     """
@@ -87,7 +92,8 @@ class Entry:
 
 # %% ../../nbs/data/03_build.ipynb #62291ac3
 def _start_worker(parent: int) -> None:
-    """Set up a worker process: no threads of OpenCV, which would compete with the other workers, and an end within
+    """Set up a worker process: no threads of OpenCV, which would compete with the other workers,
+    and an end within
     seconds of its parent's (a process number), however that was killed."""
     cv2.setNumThreads(1)
 
@@ -100,28 +106,37 @@ def _start_worker(parent: int) -> None:
 
 # %% ../../nbs/data/03_build.ipynb #cce44302
 def ordered_map(function: Callable, jobs: list, workers: int, title: str) -> Iterator:
-    """Yield `function(job)` for each job, in order, computed in `workers` processes (1: in this one)."""
+    """Yield `function(job)` for each job, in order, computed in `workers` processes (1: in this
+    one)."""
     workers = workers if len(jobs) >= 32 else 1
-    results = map(function, jobs) if workers <= 1 else Parallel(
-        workers, return_as="generator", batch_size=8, backend="loky", initializer=_start_worker, initargs=(os.getpid(),))(
-        delayed(function)(job) for job in jobs)
+    results = map(function, jobs) if workers <= 1 else Parallel(workers, return_as="generator",
+        batch_size=8, backend="loky", initializer=_start_worker,
+        initargs=(os.getpid(),))(delayed(function)(job) for job in jobs)
     yield from tqdm(results, total=len(jobs), desc=title, unit="")
 
 # %% ../../nbs/data/03_build.ipynb #188727f1
-def simulate_entries(number: int, seed: int, render_size: int, low: int, high: int, cameras: str = "many") -> list[Entry]:
+def simulate_entries(number: int, seed: int, render_size: int, low: int, high: int,
+                     cameras: str = "many") -> list[Entry]:
     """Both eyes of simulated patient `number`."""
     patient = f"sim-{number:05d}"
-    return [Entry(f"{patient}-{eye.record.eye}", patient, make_picture(eye.image, low, high), eye.record, eye.findings, eye.age, eye.sex)
+    return [Entry(f"{patient}-{eye.record.eye}", patient, make_picture(eye.image, low, high),
+                  eye.record, eye.findings, eye.age, eye.sex)
             for eye in simulate_patient((seed, number), render_size, cameras)]
 
 # %% ../../nbs/data/03_build.ipynb #7e9b4bc2
-def simulated_entries(n_patients: int, seed: int, render_size: int, low: int, high: int, max_images: int | None = None,
-                      workers: int = 1, cameras: str = "many") -> Iterator[Entry]:
-    """Entries of `n_patients` simulated patients (fewer where `max_images` ends it), both eyes each, in order."""
-    if render_size < high: raise UserError(f"dataset.render_size {render_size} is smaller than base.high_resolution {high}")
+def simulated_entries(n_patients: int, seed: int, render_size: int, low: int, high: int,
+                      max_images: int | None = None, workers: int = 1,
+                      cameras: str = "many") -> Iterator[Entry]:
+    """Entries of `n_patients` simulated patients (fewer where `max_images` ends it), both eyes
+    each, in order."""
+    if render_size < high:
+        raise UserError(f"dataset.render_size {render_size} is smaller than "
+                        f"base.high_resolution {high}")
     n_patients = n_patients if max_images is None else min(n_patients, max(1, max_images // 2))
-    job = partial(simulate_entries, seed=seed, render_size=render_size, low=low, high=high, cameras=cameras)
-    for eyes in ordered_map(job, list(range(n_patients)), workers, "simulated patients"): yield from eyes
+    job = partial(simulate_entries, seed=seed, render_size=render_size, low=low, high=high,
+                  cameras=cameras)
+    for eyes in ordered_map(job, list(range(n_patients)), workers, "simulated patients"):
+        yield from eyes
 
 # %% ../../nbs/data/03_build.ipynb #4a00af60
 def open_item(item: SourceItem, low: int, high: int, min_quality: float = 0.0) -> Picture | str:
@@ -139,8 +154,10 @@ def open_item(item: SourceItem, low: int, high: int, min_quality: float = 0.0) -
 
 # %% ../../nbs/data/03_build.ipynb #b6d3b25d
 def take_patients(items: list[SourceItem], max_images: int | None, seed: int) -> list[SourceItem]:
-    """At most `max_images` items of randomly drawn whole patients, in their given order; None takes all."""
-    if max_images is None or len(items) <= max_images: return items
+    """At most `max_images` items of randomly drawn whole patients, in their given order; None takes
+    all."""
+    if max_images is None or len(items) <= max_images:
+        return items
     counts = Counter(item.patient_id for item in items)
     names = sorted(counts)
     drawn = [names[k] for k in np.random.default_rng([seed, 1]).permutation(len(names))]
@@ -150,14 +167,17 @@ def take_patients(items: list[SourceItem], max_images: int | None, seed: int) ->
 
 # %% ../../nbs/data/03_build.ipynb #3b92da6b
 def name_images(sources: list[str], files: list[str]) -> list[str]:
-    """A unique image id for each relative path: source and path without suffix, only letters, digits, "-", "_" and ".".
+    """A unique image id for each relative path: source and path without suffix, only letters,
+    digits, "-", "_" and ".".
 
-    Ids that differ only by upper and lower case would be one file on some disks: the later one gets a number.
+    Ids that differ only by upper and lower case would be one file on some disks: the later one gets
+    a number.
     """
     ids, taken, numbers = [], set(), Counter()
     for source, file in zip(sources, files):
         stem = str(Path(file).with_suffix("")) if file.strip("./") else file
-        plain = f"{source}-" + "".join(c if c.isalnum() and c.isascii() or c in "-_." else "-" for c in stem)
+        plain = f"{source}-" + "".join(c if c.isalnum() and c.isascii() or c in "-_." else "-"
+                                       for c in stem)
         name, key = plain, plain.lower()
         while name.lower() in taken:
             numbers[key] += 1
@@ -168,35 +188,48 @@ def name_images(sources: list[str], files: list[str]) -> list[str]:
 
 # %% ../../nbs/data/03_build.ipynb #f2367979
 def real_items(sources: Sequence[Source]) -> tuple[list[SourceItem], list[str], list[Reject]]:
-    """(items with patient ids that no other source has, the source's name of each, rejects) of several data sets."""
+    """(items with patient ids that no other source has, the source's name of each, rejects) of
+    several data sets."""
     items, names, rejects = [], [], []
     for source in sources:
         for item in source.items():
-            if isinstance(item, Reject): rejects.append(item); continue
+            if isinstance(item, Reject):
+                rejects.append(item)
+                continue
             items.append(replace(item, patient_id=f"{source.name}-{item.patient_id}"))
             names.append(source.name)
     return items, names, rejects
 
 # %% ../../nbs/data/03_build.ipynb #c65bc29b
-def real_entries(sources: Sequence[Source], seed: int, low: int, high: int, max_images: int | None = None,
-                 workers: int = 1, min_quality: float = 0.0) -> Iterator[Entry | Reject]:
-    """Entries and rejects of real data sets; the first copy of a photograph is kept by `write_dataset`."""
+def real_entries(sources: Sequence[Source], seed: int, low: int, high: int,
+                 max_images: int | None = None, workers: int = 1,
+                 min_quality: float = 0.0) -> Iterator[Entry | Reject]:
+    """Entries and rejects of real data sets; the first copy of a photograph is kept by
+    `write_dataset`."""
     found, names, rejects = real_items(sources)
     yield from rejects
-    name_of, roots = {id(item): name for item, name in zip(found, names)}, {source.name: Path(source.root).resolve() for source in sources}
+    name_of, roots = ({id(item): name for item, name in zip(found, names)},
+                      {source.name: Path(source.root).resolve() for source in sources})
     items = take_patients(found, max_images, seed)
     names = [name_of[id(item)] for item in items]
-    files = [valid_text(i.file.relative_to(roots[n]).as_posix() if i.file.is_relative_to(roots[n]) else i.file.name) for i, n in zip(items, names)]
-    pictures = ordered_map(partial(open_item, low=low, high=high, min_quality=min_quality), items, workers, f"{', '.join(roots)} photographs")
-    for picture, item, name, file, image_id in zip(pictures, items, names, files, name_images(names, files)):
-        if isinstance(picture, str): yield Reject(file, picture)
+    files = [valid_text(i.file.relative_to(roots[n]).as_posix()
+                        if i.file.is_relative_to(roots[n]) else i.file.name)
+             for i, n in zip(items, names)]
+    pictures = ordered_map(partial(open_item, low=low, high=high, min_quality=min_quality),
+                           items, workers, f"{', '.join(roots)} photographs")
+    for picture, item, name, file, image_id in zip(pictures, items, names, files,
+                                                   name_images(names, files)):
+        if isinstance(picture, str):
+            yield Reject(file, picture)
         else:
             note = "; ".join(filter(None, (item.note, picture.note)))
-            yield Entry(image_id, item.patient_id, picture, item.record, None, item.age, item.sex, file, name, note)
+            yield Entry(image_id, item.patient_id, picture, item.record, None, item.age,
+                        item.sex, file, name, note)
 
 # %% ../../nbs/data/03_build.ipynb #e3f486d8
 def group_images(patients: list[str], pairs: list[tuple[int, int]]) -> list[str]:
-    """Group name of each image: the first patient id of all that patient or near-duplicate links connect.
+    """Group name of each image: the first patient id of all that patient or near-duplicate links
+    connect.
 
     Parameters
     ----------
@@ -204,31 +237,37 @@ def group_images(patients: list[str], pairs: list[tuple[int, int]]) -> list[str]
     """
     index, names = pd.factorize(np.array(patients, object), sort=True)
     links = index[np.array(pairs, int).reshape(-1, 2)]
-    graph = coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(len(names), len(names)))
+    graph = coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])),
+                      shape=(len(names), len(names)))
     component = connected_components(graph, directed=False)[1]
     _, first, group = np.unique(component, return_index=True, return_inverse=True)
     return names[first[group[index]]].tolist()
 
 # %% ../../nbs/data/03_build.ipynb #08998104
-def split_groups(groups: list[str], val_fraction: float, test_fraction: float, seed: int) -> list[str]:
-    """"train", "val" or "test" for each image, whole groups together, close to the fractions of images.
+def split_groups(groups: list[str], val_fraction: float, test_fraction: float,
+                 seed: int) -> list[str]:
+    """"train", "val" or "test" for each image, whole groups together, close to the fractions of
+    images.
 
     Raises
     ------
     UserError : the fractions leave nothing to train on.
     """
-    if val_fraction + test_fraction >= 1: raise UserError("dataset.val_fraction + dataset.test_fraction must be below 1")
+    if val_fraction + test_fraction >= 1:
+        raise UserError("dataset.val_fraction + dataset.test_fraction must be below 1")
     index, names = pd.factorize(np.array(groups, object), sort=True)
     order = np.random.default_rng([seed, 2]).permutation(len(names))
     sizes = np.bincount(index)[order]
     middle = (np.cumsum(sizes) - sizes / 2) / len(index)
     side = np.empty(len(names), int)
-    side[order] = np.searchsorted([test_fraction, test_fraction + val_fraction], middle, side="right")
+    side[order] = np.searchsorted([test_fraction, test_fraction + val_fraction], middle,
+                                  side="right")
     return np.array(["test", "val", "train"], object)[side[index]].tolist()
 
 # %% ../../nbs/data/03_build.ipynb #0416c36c
 class PictureFile:
-    """Temporary files, in `folder`, of pictures in the order in which they are added: `read` gives both PNGs of one, `thumbnails` all fingerprints."""
+    """Temporary files, in `folder`, of pictures in the order in which they are added: `read` gives
+    both PNGs of one, `thumbnails` all fingerprints."""
 
     def __init__(self, folder: str | Path | None = None):
         self.file, self.small = TemporaryFile(dir=folder), TemporaryFile(dir=folder)
@@ -236,7 +275,8 @@ class PictureFile:
 
     def add(self, picture: Picture) -> None:
         self.file.write(picture.low + picture.high)
-        self.ends.extend((self.ends[-1] + len(picture.low), self.ends[-1] + len(picture.low) + len(picture.high)))
+        self.ends.extend((self.ends[-1] + len(picture.low),
+                          self.ends[-1] + len(picture.low) + len(picture.high)))
         self.side = self.small.write(picture.thumbnail.astype(np.float16).tobytes()) // 2
 
     def read(self, number: int) -> tuple[bytes, bytes]:
@@ -250,12 +290,14 @@ class PictureFile:
         return np.memmap(self.small, np.float16, "r").reshape(-1, self.side)
 
 # %% ../../nbs/data/03_build.ipynb #b2afdfff
-RECORD_COLUMNS = ("image_id", "patient_id", "source", "split", *RECORD_KEYS, "age", "sex", "file", "quality_score")
+RECORD_COLUMNS = ("image_id", "patient_id", "source", "split", *RECORD_KEYS, "age", "sex",
+                  "file", "quality_score")
 
 # %% ../../nbs/data/03_build.ipynb #aa4b65dd
 @dataclass
 class Collected:
-    """What a stream of entries leaves in memory: cells by column, pixel hashes, notes by row number, rejects."""
+    """What a stream of entries leaves in memory: cells by column, pixel hashes, notes by row
+    number, rejects."""
 
     cells: dict[str, list]
     findings: dict[str, list]
@@ -269,40 +311,54 @@ class Collected:
 # %% ../../nbs/data/03_build.ipynb #ae826d14
 def collect(entries: Iterable[Entry | Reject], store: PictureFile) -> Collected:
     """Everything of a stream of entries but the pictures, which go to `store`."""
-    found = Collected({c: [] for c in RECORD_COLUMNS if c != "split"}, {c: [] for c in ("image_id", *Findings.model_fields)}, [], {}, [])
+    found = Collected({c: [] for c in RECORD_COLUMNS if c != "split"},
+                      {c: [] for c in ("image_id", *Findings.model_fields)}, [], {}, [])
     for entry in entries:
-        if isinstance(entry, Reject): found.rejects.append(entry); continue
-        if entry.note: found.notes[len(found)] = entry.note
+        if isinstance(entry, Reject):
+            found.rejects.append(entry)
+            continue
+        if entry.note:
+            found.notes[len(found)] = entry.note
         store.add(entry.picture)
         found.pixels.append(bytes.fromhex(entry.picture.pixels))
-        row = {"image_id": entry.image_id, "patient_id": entry.patient_id, "source": entry.source, **entry.record.to_row(),
-               "age": entry.age, "sex": entry.sex, "file": entry.file, "quality_score": entry.picture.quality}
-        for column, value in row.items(): found.cells[column].append(sys.intern(value) if isinstance(value, str) else value)
+        row = {"image_id": entry.image_id, "patient_id": entry.patient_id,
+               "source": entry.source, **entry.record.to_row(), "age": entry.age,
+               "sex": entry.sex, "file": entry.file, "quality_score": entry.picture.quality}
+        for column, value in row.items():
+            found.cells[column].append(sys.intern(value) if isinstance(value, str) else value)
         if entry.findings is not None:
-            for column, value in {"image_id": entry.image_id, **entry.findings.to_row()}.items(): found.findings[column].append(value)
+            for column, value in {"image_id": entry.image_id, **entry.findings.to_row()}.items():
+                found.findings[column].append(value)
     return found
 
 # %% ../../nbs/data/03_build.ipynb #5d77978a
 def record_table(found: Collected, kept: np.ndarray, splits: list[str]) -> pd.DataFrame:
-    """`records.parquet`: rows `kept` of what was found, columns `RECORD_COLUMNS`; text columns are strings or missing, age [years] is float."""
-    cells = {c: pd.Series(found.cells[c], dtype="float64" if c in ("age", "quality_score") else "object").take(kept) for c in found.cells}
+    """`records.parquet`: rows `kept` of what was found, columns `RECORD_COLUMNS`; text columns are
+    strings or missing, age [years] is float."""
+    cells = {c: pd.Series(found.cells[c], dtype="float64"
+                          if c in ("age", "quality_score") else "object").take(kept)
+             for c in found.cells}
     splits = pd.Series(splits, cells["image_id"].index, dtype="object")
-    return pd.DataFrame({c: splits if c == "split" else cells[c] for c in RECORD_COLUMNS}).reset_index(drop=True)
+    return pd.DataFrame({c: splits if c == "split"
+                         else cells[c] for c in RECORD_COLUMNS}).reset_index(drop=True)
 
 # %% ../../nbs/data/03_build.ipynb #501bb535
 def reject_table(rejects: list[Reject]) -> pd.DataFrame:
     """`rejects.parquet`: file, reason."""
-    return pd.DataFrame({"file": [valid_text(r.file) for r in rejects], "reason": [valid_text(r.reason) for r in rejects]}, dtype="object")
+    return pd.DataFrame({"file": [valid_text(r.file) for r in rejects],
+                         "reason": [valid_text(r.reason) for r in rejects]}, dtype="object")
 
 # %% ../../nbs/data/03_build.ipynb #32d0780c
 def first_copies(found: Collected) -> tuple[np.ndarray, list[Reject]]:
-    """(for each row the first row with the same pixels, rejects for the rows that are not first)."""
+    """(for each row the first row with the same pixels, rejects for the rows that are not first).
+    """
     seen, rejects = {}, []
     first = np.array([seen.setdefault(pixels, k) for k, pixels in enumerate(found.pixels)])
     for k in np.flatnonzero(first != np.arange(len(first))):
         same = all(found.cells[c][k] == found.cells[c][first[k]] for c in RECORD_KEYS)
         names = [found.cells["file"][n] or found.cells["image_id"][n] for n in (k, first[k])]
-        rejects.append(Reject(names[0], f"the same pixels as {names[1]}{'' if same else ', which has other labels'}"))
+        rejects.append(Reject(names[0], "the same pixels as "
+                              f"{names[1]}{'' if same else ', which has other labels'}"))
     return first, rejects
 
 # %% ../../nbs/data/03_build.ipynb #97351a60
@@ -312,50 +368,60 @@ def find_copies(thumbnails: np.ndarray) -> list[Copy]:
     pairs = {(copy.first, copy.second) for copy in turned}
     return turned + [Copy(*pair) for pair in near_duplicates(thumbnails) if pair not in pairs]
 
-
+# %% ../../nbs/data/03_build.ipynb #59166a51
 def copy_note(copy: Copy, name: str, eyes: tuple) -> str:
-    """What speaks against a copy of the photograph `name`, by the sides (OD, OS, None) recorded for both; or ""."""
+    """What speaks against a copy of the photograph `name`, by the sides (OD, OS, None) recorded for
+    both; or ""."""
     same = None in eyes or eyes[0] == eyes[1]
     if copy.mirrored:
-        return f"a mirrored copy of {name}" + (", one of them shows the eye the wrong way round" if same else
-                                               ", recorded as the other eye: one eye is counted as two")
+        return f"a mirrored copy of {name}" + (", one of them shows the eye the wrong way round"
+                                               if same
+                                               else ", recorded as the other eye: one eye is counted as two")
     if not same:
         return f"a copy of {name}, which is recorded as the other eye"
     return f"a copy of {name}, upside down" if 150 < copy.degrees < 210 else ""
 
-
+# %% ../../nbs/data/03_build.ipynb #f98ace0b
 def copy_groups(found: Collected, first: np.ndarray, store: PictureFile) -> list[str]:
-    """Group of each row: by patient, by exact copy (`first`) and by near-duplicate; copies that contradict are noted."""
+    """Group of each row: by patient, by exact copy (`first`) and by near-duplicate; copies that
+    contradict are noted."""
     near, eyes = find_copies(store.thumbnails()), found.cells["Eye"]
-    names = [file or image_id for file, image_id in zip(found.cells["file"], found.cells["image_id"])]
+    names = [file or image_id for file, image_id in zip(found.cells["file"],
+        found.cells["image_id"])]
     for copy in near:
         for row, other in ((copy.first, copy.second), (copy.second, copy.first)):
             note = copy_note(copy, names[other], (eyes[row], eyes[other]))
             if note and first[row] != first[other]:
                 found.notes[row] = "; ".join(filter(None, (found.notes.get(row), note)))
     pairs = [(copy.first, copy.second) for copy in near]
-    return group_images(found.cells["patient_id"], [*zip(range(len(first)), first.tolist()), *pairs])
+    return group_images(found.cells["patient_id"],
+                        [*zip(range(len(first)), first.tolist()), *pairs])
 
 # %% ../../nbs/data/03_build.ipynb #72ae287b
 SHARD_ROWS = 2048
 SHARD_BYTES = 256e6
 
 # %% ../../nbs/data/03_build.ipynb #941156ea
-def write_shards(folder: Path, image_ids: list[str], splits: list[str], numbers: Sequence[int], store: PictureFile) -> None:
-    """Write `images/<split>-<k>.parquet` under `folder`: image_id, low, high (PNG bytes) of the pictures `numbers` in `store`, in order."""
+def write_shards(folder: Path, image_ids: list[str], splits: list[str], numbers: Sequence[int],
+                 store: PictureFile) -> None:
+    """Write `images/<split>-<k>.parquet` under `folder`: image_id, low, high (PNG bytes) of the
+    pictures `numbers` in `store`, in order."""
     (folder / "images").mkdir()
     for split in ("train", "val", "test"):
         rows, start, shard = [k for k, s in enumerate(splits) if s == split], 0, 0
         while start < len(rows):
             part, size = [], 0
             for k in rows[start:start + SHARD_ROWS]:
-                if size >= SHARD_BYTES: break
+                if size >= SHARD_BYTES:
+                    break
                 part.append(store.read(numbers[k]))
                 size += sum(map(len, part[-1]))
             low, high = zip(*part)
             ids = [image_ids[k] for k in rows[start:start + len(part)]]
-            table = pa.table({"image_id": ids, "low": pa.array(low, pa.binary()), "high": pa.array(high, pa.binary())})
-            pq.write_table(table, folder / "images" / f"{split}-{shard:05d}.parquet", compression="none")
+            table = pa.table({"image_id": ids, "low": pa.array(low, pa.binary()),
+                              "high": pa.array(high, pa.binary())})
+            pq.write_table(table, folder / "images" / f"{split}-{shard:05d}.parquet",
+                           compression="none")
             start, shard = start + len(part), shard + 1
 
 # %% ../../nbs/data/03_build.ipynb #7bba0299
@@ -383,13 +449,18 @@ record an eye in `records.parquet`, joined by `image_id`. Patients, both eyes of
 {limits}
 """
 
+# %% ../../nbs/data/03_build.ipynb #88a47e6c
 SIMULATED_LIMITS = ("The eyes are simulated; nothing was photographed.",
-                    "`age` [years] and `sex` of simulated patients are assumptions drawn beside the pictures, which do not depend on them: sex by chance, age by disease.")
+                    "`age` [years] and `sex` of simulated patients are assumptions drawn "
+                    "beside the pictures, which do not depend on them: sex by chance, age "
+                    "by disease.")
 
 # %% ../../nbs/data/03_build.ipynb #1f65876b
 def record_grades(records: pd.DataFrame) -> list[int | None]:
-    """DR grade of each row of `records.parquet`, None where it is not known; rows that say the same are read once."""
-    rows = list(zip(*(records[key].astype(object).where(records[key].notna(), None) for key in RECORD_KEYS)))
+    """DR grade of each row of `records.parquet`, None where it is not known; rows that say the same
+    are read once."""
+    rows = list(zip(*(records[key].astype(object).where(records[key].notna(), None)
+                      for key in RECORD_KEYS)))
     grades = {row: EyeRecord.from_row(dict(zip(RECORD_KEYS, row))).dr_grade for row in set(rows)}
     return [grades[row] for row in rows]
 
@@ -398,43 +469,67 @@ def list_lines(lines: Iterable[str], otherwise: str) -> str:
     """A Markdown list, or the sentence `otherwise` when there is nothing to list."""
     return "\n".join(f"- {line}" for line in lines) or otherwise
 
+# %% ../../nbs/data/03_build.ipynb #79f73a0f
 def source_terms(source: Source) -> str:
-    """One paragraph of the card: citation, licence, where to get it, and what was unlike the published set."""
-    notes = list_lines(map(card_text, source.notes), "Nothing is missing from its label files, as far as that is known.")
-    return f"### {card_text(source.name)}\n{source.citation}.\nLicence: {source.licence}.\nFrom: {source.where}\n\n{notes}"
+    """One paragraph of the card: citation, licence, where to get it, and what was unlike the
+    published set."""
+    notes = list_lines(map(card_text, source.notes),
+                       "Nothing is missing from its label files, as far as that is known.")
+    return (f"### {card_text(source.name)}\n{source.citation}.\nLicence: "
+            f"{source.licence}.\nFrom: {source.where}\n\n{notes}")
 
-def dataset_card(records: pd.DataFrame, rejects: pd.DataFrame, sources: Sequence[Source] = (), notes: int = 0) -> str:
-    """Text of the card for `records` and `rejects` as written; without `sources` the eyes are simulated.
+# %% ../../nbs/data/03_build.ipynb #8f2099ca
+def dataset_card(records: pd.DataFrame, rejects: pd.DataFrame, sources: Sequence[Source] = (),
+                 notes: int = 0) -> str:
+    """Text of the card for `records` and `rejects` as written; without `sources` the eyes are
+    simulated.
 
     `notes` is the number of records with a note.
     """
     grades = ["not graded" if grade is None else f"DR {grade}" for grade in record_grades(records)]
-    counts = [pd.crosstab(values, records["split"], margins=True).to_markdown() for values in (records["source"].map(card_text), pd.Series(grades, name="grade"))]
-    reasons = rejects["reason"].astype(str).str.replace(r"(?s)the same pixels as .*", "the same pixels as another photograph", regex=True)
+    counts = [pd.crosstab(values, records["split"],
+                          margins=True).to_markdown() for values in (
+                  records["source"].map(card_text), pd.Series(grades, name="grade"))]
+    reasons = rejects["reason"].astype(str).str.replace(r"(?s)the same pixels as .*",
+        "the same pixels as another photograph", regex=True)
     reasons = reasons.str.replace(r"quality score [\d.]+ is", "its quality score is", regex=True)
-    reasons = reasons.str.replace(r"(?s)(unknown \w+) ['\"].*", r"\1", regex=True).value_counts().head(20)
-    limits = [f"{card_text(source.name)} cannot tell: {', '.join(source.cannot_tell)}" for source in sources] or list(SIMULATED_LIMITS)
-    limits += [f"{notes} records carry a note on what their label files hold against them: see `notes.parquet`"] if notes else []
-    files = "\n".join(f"  - split: {s}\n    path: images/{s}-*.parquet" for s in ("train", "val", "test") if (records["split"] == s).any())
-    title = "Retinal photographs: " + ", ".join(card_text(source.name) for source in sources) if sources else "Simulated retinal photographs"
-    return CARD.format(files=files, title=title, counts=f"{len(records):,} eyes of {records['patient_id'].nunique():,} patients.\n\n" + "\n\n".join(counts),
-                       sources="\n\n".join(map(source_terms, sources)) or "Drawn by `retinalogos.eye.simulate`.",
-                       rejects=list_lines((f"{n:,}: {card_text(reason)}" for reason, n in reasons.items()), "Nothing."), limits=list_lines(limits, ""))
+    reasons = reasons.str.replace(r"(?s)(unknown \w+) ['\"].*", r"\1",
+                                  regex=True).value_counts().head(20)
+    limits = [f"{card_text(source.name)} cannot tell: {', '.join(source.cannot_tell)}"
+              for source in sources] or list(SIMULATED_LIMITS)
+    limits += [f"{notes} records carry a note on what their label files hold against "
+               "them: see `notes.parquet`"] if notes else []
+    files = "\n".join(f"  - split: {s}\n    path: images/{s}-*.parquet"
+                      for s in ("train", "val", "test") if (records["split"] == s).any())
+    title = ("Retinal photographs: " + ", ".join(card_text(source.name) for source in sources)
+             if sources else "Simulated retinal photographs")
+    return CARD.format(files=files, title=title,
+                       counts=f"{len(records):,} eyes of {records['patient_id'].nunique():,} "
+                       "patients.\n\n" + "\n\n".join(counts),
+                       sources="\n\n".join(map(source_terms, sources))
+                       or "Drawn by `retinalogos.eye.simulate`.",
+                       rejects=list_lines((f"{n:,}: {card_text(reason)}"
+                                           for reason, n in reasons.items()), "Nothing."),
+                       limits=list_lines(limits, ""))
 
 # %% ../../nbs/data/03_build.ipynb #973746be
 def nothing_left(source: str, rejects: list[Reject]) -> UserError:
     """The error for a data set without a single usable photograph, with the commonest reasons."""
     reasons = Counter(r.reason for r in rejects).most_common(3)
     told = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "it is empty"
-    return UserError(f"data set {source!r}: no usable photograph is left of {len(rejects)} ({told}). "
-                     "Check the folder in settings.ini and dataset.table, dataset.images and dataset.columns in params.yaml.")
+    return UserError(f"data set {source!r}: no usable photograph is left of {len(rejects)} "
+                     f"({told}). "
+                     "Check the folder in settings.ini and dataset.table, dataset.images "
+                     "and dataset.columns in params.yaml.")
 
 # %% ../../nbs/data/03_build.ipynb #44bc6d33
-def write_dataset(out: str | Path, entries: Iterable[Entry | Reject], val_fraction: float, test_fraction: float, seed: int,
-                  sources: Sequence[Source] = ()) -> dict:
-    """Write the data set folder `out` from a stream of entries; replaces an earlier one only when complete.
+def write_dataset(out: str | Path, entries: Iterable[Entry | Reject], val_fraction: float,
+                  test_fraction: float, seed: int, sources: Sequence[Source] = ()) -> dict:
+    """Write the data set folder `out` from a stream of entries; replaces an earlier one only when
+    complete.
 
-    `sources` are where real entries come from; without, the entries are simulated: they are not searched for copies and get no card.
+    `sources` are where real entries come from; without, the entries are simulated: they are not
+    searched for copies and get no card.
 
     Returns
     -------
@@ -443,7 +538,8 @@ def write_dataset(out: str | Path, entries: Iterable[Entry | Reject], val_fracti
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     store = PictureFile(Path(out).parent)  # on the disk of the result, not in a small /tmp
     found = collect(entries, store)
-    if not len(found): raise nothing_left(" and ".join(source.name for source in sources), found.rejects)
+    if not len(found):
+        raise nothing_left(" and ".join(source.name for source in sources), found.rejects)
     first, copies = first_copies(found) if sources else (np.arange(len(found)), [])
     groups = copy_groups(found, first, store) if sources else found.cells["patient_id"]
     kept = np.flatnonzero(first == np.arange(len(first)))
@@ -455,29 +551,43 @@ def write_dataset(out: str | Path, entries: Iterable[Entry | Reject], val_fracti
         write_table(folder / "findings.parquet", pd.DataFrame(found.findings))
         write_table(folder / "rejects.parquet", rejects)
         write_shards(folder, records["image_id"].tolist(), splits, kept.tolist(), store)
-        if sources: write_notes(folder, found, kept, records, rejects, sources)
-    counts = {"images": len(records), "patients": records["patient_id"].nunique(), "groups": len(set(groups)), "rejected": len(rejects)}
+        if sources:
+            write_notes(folder, found, kept, records, rejects, sources)
+    counts = {"images": len(records), "patients": records["patient_id"].nunique(),
+              "groups": len(set(groups)), "rejected": len(rejects)}
     return counts | {s: splits.count(s) for s in ("train", "val", "test")}
 
 # %% ../../nbs/data/03_build.ipynb #5f281f35
-def write_notes(folder: Path, found: Collected, kept: np.ndarray, records: pd.DataFrame, rejects: pd.DataFrame, sources: Sequence[Source]) -> None:
-    """Write `notes.parquet` (image_id, note) and the card `README.md`, and warn where a set is not the published one."""
+def write_notes(folder: Path, found: Collected, kept: np.ndarray, records: pd.DataFrame,
+                rejects: pd.DataFrame, sources: Sequence[Source]) -> None:
+    """Write `notes.parquet` (image_id, note) and the card `README.md`, and warn where a set is not
+    the published one."""
     rows = [(found.cells["image_id"][k], found.notes[k]) for k in kept.tolist() if k in found.notes]
     notes = pd.DataFrame(rows, columns=["image_id", "note"], dtype="object")
     write_table(folder / "notes.parquet", notes)
-    (folder / "README.md").write_text(dataset_card(records, rejects, sources, len(notes)), encoding="utf-8")
+    (folder / "README.md").write_text(dataset_card(records, rejects, sources, len(notes)),
+                                      encoding="utf-8")
     for source in sources:
-        for note in source.notes: warnings.warn(f"data set {source.name}: {note}", stacklevel=3)
+        for note in source.notes:
+            warnings.warn(f"data set {source.name}: {note}", stacklevel=3)
 
 # %% ../../nbs/data/03_build.ipynb #42b632cd
-def build_dataset(out: str | Path, source: Source | Sequence[Source] | None = None, *, low_resolution: int, high_resolution: int, seed: int,
-                  n_patients: int = 1, render_size: int = 256, cameras: str = "many", val_fraction: float = .2, test_fraction: float = .2,
-                  max_images: int | None = None, workers: int = 1, min_quality: float = 0.0) -> dict:
-    """Build the data set folder `out`; parameters as in the `dataset` section of `params.yaml`. Returns counts.
+def build_dataset(out: str | Path, source: Source | Sequence[Source] | None = None, *,
+                  low_resolution: int, high_resolution: int, seed: int, n_patients: int = 1,
+                  render_size: int = 256, cameras: str = "many", val_fraction: float = 0.2,
+                  test_fraction: float = 0.2, max_images: int | None = None, workers: int = 1,
+                  min_quality: float = 0.0) -> dict:
+    """Build the data set folder `out`; parameters as in the `dataset` section of `params.yaml`.
+    Returns counts.
 
-    The bytes depend on the parameters and the source, not on `workers`. Raises `UserError` when no photograph is usable.
+    The bytes depend on the parameters and the source, not on `workers`. Raises `UserError` when no
+    photograph is usable.
     """
-    size = dict(seed=seed, low=low_resolution, high=high_resolution, max_images=max_images, workers=workers)
-    sources = () if source is None else tuple(source) if isinstance(source, (list, tuple)) else (source,)
-    entries = real_entries(sources, min_quality=min_quality, **size) if sources else simulated_entries(n_patients, render_size=render_size, cameras=cameras, **size)
+    size = dict(seed=seed, low=low_resolution, high=high_resolution, max_images=max_images,
+                workers=workers)
+    sources = () if source is None else tuple(source) if isinstance(source,
+        (list, tuple)) else (source,)
+    entries = real_entries(sources, min_quality=min_quality,
+                           **size) if sources else simulated_entries(n_patients,
+        render_size=render_size, cameras=cameras, **size)
     return write_dataset(out, entries, val_fraction, test_fraction, seed, sources)

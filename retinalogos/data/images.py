@@ -39,17 +39,23 @@ class RejectedImage(UserError):
 # %% ../../nbs/data/00_images.ipynb #0028e759
 MAX_MEGAPIXELS = 100
 MIN_SIDE = 32
-MAX_ASPECT = 4                   # longer side over shorter: no camera makes more, and a square around it would fill the memory
+# longer side over shorter: no camera makes more, and a square around it would fill the memory
+MAX_ASPECT = 4
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
 
 # %% ../../nbs/data/00_images.ipynb #ddf7194e
 def check_size(width: int, height: int) -> None:
-    """Raise `RejectedImage` for a size [pixels] too large to decode safely, or too small or too narrow to show a retina."""
+    """Raise `RejectedImage` for a size [pixels] too large to decode safely, or too small or too
+    narrow to show a retina."""
     if width * height > MAX_MEGAPIXELS * 1e6:
-        raise RejectedImage(f"{width} x {height} pixels is more than {MAX_MEGAPIXELS} megapixels: not decoded")
+        raise RejectedImage(
+            f"{width} x {height} pixels is more than {MAX_MEGAPIXELS} megapixels: "
+            "not decoded")
     if min(width, height) < MIN_SIDE:
-        raise RejectedImage(f"{width} x {height} pixels is too small (at least {MIN_SIDE} on each side)")
-    if max(width, height) > MAX_ASPECT * min(width, height): raise RejectedImage(f"{width} x {height} pixels is too narrow for a photograph of a retina")
+        raise RejectedImage(
+            f"{width} x {height} pixels is too small (at least {MIN_SIDE} on each " "side)")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise RejectedImage(f"{width} x {height} pixels is too narrow for a photograph of a retina")
 
 # %% ../../nbs/data/00_images.ipynb #a896c0fc
 def open_image(path: str | Path) -> Image.Image:
@@ -61,32 +67,48 @@ def open_image(path: str | Path) -> Image.Image:
 
     Raises
     ------
-    RejectedImage : missing, empty, not an image, of a refused size, or several pictures in one file.
+    RejectedImage : missing, empty, not an image, of a refused size, or several pictures in one
+        file.
     """
     path = Path(path)
-    if not path.is_file(): raise RejectedImage("no such file")
-    if path.stat().st_size == 0: raise RejectedImage("the file is empty")
+    if not path.is_file():
+        raise RejectedImage("no such file")
+    if path.stat().st_size == 0:
+        raise RejectedImage("the file is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try: image = Image.open(path, formats=FORMATS)
-        except Image.DecompressionBombError: raise RejectedImage(f"more than {MAX_MEGAPIXELS} megapixels: not decoded") from None
-        except UnidentifiedImageError: raise RejectedImage("not an image, or of an unknown format") from None
-        except Exception as error: raise RejectedImage(f"unreadable header: {error}") from None  # decoders fail in many ways on damaged files
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise RejectedImage(f"more than {MAX_MEGAPIXELS} megapixels: not decoded") from None
+        except UnidentifiedImageError:
+            raise RejectedImage("not an image, or of an unknown format") from None
+        except Exception as error:
+            # decoders fail in many ways on damaged files
+            raise RejectedImage(f"unreadable header: {error}") from None
     try:
         check_size(*image.size)
-        if image.format in ("GIF", "PNG", "WEBP", "TIFF") and image.is_animated: raise RejectedImage("several pictures in one file (animation or pages)")
-    except RejectedImage: image.close(); raise
-    except Exception as error: image.close(); raise RejectedImage(f"unreadable header: {error}") from None
+        if image.format in ("GIF", "PNG", "WEBP", "TIFF") and image.is_animated:
+            raise RejectedImage("several pictures in one file (animation or pages)")
+    except RejectedImage:
+        image.close()
+        raise
+    except Exception as error:
+        image.close()
+        raise RejectedImage(f"unreadable header: {error}") from None
     return image
 
 # %% ../../nbs/data/00_images.ipynb #c3ca7798
-STRIP = 256                      # rows worked on at a time, so that no second copy of a large picture is made
+# rows worked on at a time, so that no second copy of a large picture is made
+STRIP = 256
 
-
+# %% ../../nbs/data/00_images.ipynb #ecbade0b
 def _eight_bit(values: np.ndarray, most: int | None = None) -> np.ndarray:
-    """Scale whole numbers [H, W, ...] up to `most` to uint8 by the smallest power of two that holds them."""
+    """Scale whole numbers [H, W, ...] up to `most` to uint8 by the smallest power of two that holds
+    them."""
     strips = range(0, len(values), STRIP)
-    most = max((int(values[k:k + STRIP].max()) for k in strips), default=0) if most is None else most
+    most = max((int(values[k:k + STRIP].max()) for k in strips),
+               default=0) if most is None else most
     shift, out = max(0, min(most, 65535).bit_length() - 8), np.empty(values.shape, np.uint8)
     for k in strips:
         strip = values[k:k + STRIP]
@@ -101,7 +123,7 @@ def _whole_numbers(image: Image.Image) -> Image.Image:
     values = values * (65535 if values.max() <= 1 else 1)
     return Image.fromarray(np.clip(values.round(), 0, 65535).astype(np.uint16))
 
-
+# %% ../../nbs/data/00_images.ipynb #5102e827
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Pixels of a decoded Pillow image of any mode, turned upright by EXIF, as uint8 RGB [H, W, 3].
 
@@ -111,14 +133,16 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     image = _whole_numbers(image) if image.mode == "F" else image
     (width, height), deep = image.size, image.mode.startswith("I")
     rows = [(top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
-    most = max(image.crop((0, top, width, end)).getextrema()[1] for top, end in rows) if deep else None
+    most = (max(image.crop((0, top, width, end)).getextrema()[1] for top, end in rows) if deep
+            else None)
     out = np.empty((height, width, 3), np.uint8)
     for top, end in rows:
         strip = image.crop((0, top, width, end))
-        out[top:end] = _eight_bit(np.asarray(strip), int(most))[..., None] if deep else _strip_to_rgb(strip)
+        out[top:end] = _eight_bit(np.asarray(strip),
+                                  int(most))[..., None] if deep else _strip_to_rgb(strip)
     return out
 
-
+# %% ../../nbs/data/00_images.ipynb #c51f1bd3
 def _strip_to_rgb(image: Image.Image) -> np.ndarray:
     """Pixels of an eight-bit image of any mode as RGB [H, W, 3]; what is transparent is black."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -127,20 +151,24 @@ def _strip_to_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 # %% ../../nbs/data/00_images.ipynb #a7bd7076
-MAX_BYTES = 700e6                # of a decoded picture: 10,000 x 10,000 pixels of 16-bit colour are 600 MB
-BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # a pixel, by Pillow's mode; others 4
+# of a decoded picture: 10,000 x 10,000 pixels of 16-bit colour are 600 MB
+MAX_BYTES = 700e6
+# a pixel, by Pillow's mode; others 4
+BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 
 
 def _is_deep(image: Image.Image) -> bool:
     """Whether a lazy image holds 16-bit colour, of which Pillow would keep the upper byte."""
     return bool(image.tile) and ";16" in str(image.tile[0][3]) and image.mode == "RGB"
 
-
+# %% ../../nbs/data/00_images.ipynb #d5316bda
 def check_bytes(image: Image.Image) -> None:
     """Raise `RejectedImage` for a picture that needs more than `MAX_BYTES` when decoded."""
     size = image.width * image.height * (6 if _is_deep(image) else BYTES.get(image.mode, 4))
     if size > MAX_BYTES:
-        raise RejectedImage(f"{size / 1e6:.0f} MB when decoded is more than {MAX_BYTES / 1e6:.0f}: not decoded")
+        raise RejectedImage(
+            f"{size / 1e6:.0f} MB when decoded is more than {MAX_BYTES / 1e6:.0f}: "
+            "not decoded")
 
 # %% ../../nbs/data/00_images.ipynb #b1741bde
 def _deep_colour(path: Path) -> np.ndarray:
@@ -150,11 +178,12 @@ def _deep_colour(path: Path) -> np.ndarray:
         raise ValueError("OpenCV cannot decode its 16-bit colour")
     return _eight_bit(image[..., ::-1])
 
-
+# %% ../../nbs/data/00_images.ipynb #5cc44fce
 def read_photograph(path: str | Path, side: int | None = None) -> np.ndarray:
     """Read one photograph as uint8 RGB [H, W, 3]; raise `RejectedImage` when that is not possible.
 
-    With `side`, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side keeps `side`
+    With `side`, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side keeps
+    `side`
     pixels: the decoder then computes fewer coefficients, which is several times faster.
     """
     with open_image(path) as image:
@@ -177,7 +206,8 @@ class Field:
     """Where the retina lies in a picture [pixels].
 
     `x`, `y`, `radius` : the circle of the field of view, NaN where no edge of one is in sight.
-    `box` : left, top, right, bottom, the last two exclusive. `coverage` : share of the circle inside the box.
+    `box` : left, top, right, bottom, the last two exclusive. `coverage` : share of the circle
+    inside the box.
     `clean` : nothing bright lies beside the retina inside its box. `note` : what is unusual, or "".
     """
 
@@ -191,7 +221,8 @@ class Field:
 
 # %% ../../nbs/data/00_images.ipynb #d0170f0c
 def circles_through(points: np.ndarray) -> np.ndarray:
-    """Circles (x, y, radius) [K, 3] through three points each [K, 3, 2]; not finite where those lie on a line."""
+    """Circles (x, y, radius) [K, 3] through three points each [K, 3, 2]; not finite where those lie
+    on a line."""
     origin, b, c = points[:, 0], points[:, 1] - points[:, 0], points[:, 2] - points[:, 0]
     with np.errstate(all="ignore"):
         twice = 2 * (b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0])
@@ -199,7 +230,7 @@ def circles_through(points: np.ndarray) -> np.ndarray:
         x, y = (c[:, 1] * bb - b[:, 1] * cc) / twice, (b[:, 0] * cc - c[:, 0] * bb) / twice
         return np.column_stack([x + origin[:, 0], y + origin[:, 1], np.hypot(x, y)])
 
-
+# %% ../../nbs/data/00_images.ipynb #43ace3c2
 def least_squares_circle(points: np.ndarray) -> tuple[float, float, float]:
     """Circle (x, y, radius) closest to points [N, 2] (Kasa 1976)."""
     middle = points.mean(axis=0)
@@ -210,22 +241,26 @@ def least_squares_circle(points: np.ndarray) -> tuple[float, float, float]:
 
 # %% ../../nbs/data/00_images.ipynb #985c4094
 def robust_circle(points: np.ndarray, shape: tuple[int, int]) -> tuple[float, float, float] | None:
-    """The circle on which most points [N, 2] of an outline lie, in a picture of `shape`; None without.
+    """The circle on which most points [N, 2] of an outline lie, in a picture of `shape`; None
+    without.
 
-    Random sample consensus (Fischler and Bolles 1981) with fixed draws, then least squares on what lies near.
+    Random sample consensus (Fischler and Bolles 1981) with fixed draws, then least squares on what
+    lies near.
     """
     if len(points) < 12:
         return None
     drawn = circles_through(points[np.random.default_rng(0).integers(0, len(points), (160, 3))])
     sizes = drawn[:, 2]
-    drawn = drawn[np.isfinite(drawn).all(axis=1) & (sizes > 0.04 * min(shape)) & (sizes < 1.2 * max(shape))]
+    drawn = drawn[np.isfinite(drawn).all(axis=1) & (sizes > 0.04 * min(shape))
+                  & (sizes < 1.2 * max(shape))]
     if not len(drawn):
         return None
     some, (x, y, radius) = points[::max(1, len(points) // 240)], drawn.T[..., None]
     off = np.abs(np.hypot(some[:, 0] - x, some[:, 1] - y) - radius)
     best = tuple(drawn[(off < np.maximum(1, 0.01 * radius)).sum(axis=1).argmax()])
     for _ in range(3):
-        near = points[np.abs(np.hypot(*(points - best[:2]).T) - best[2]) < max(1.5, 0.015 * best[2])]
+        near = points[np.abs(np.hypot(*(points - best[:2]).T) - best[2])
+                      < max(1.5, 0.015 * best[2])]
         if len(near) < 8:
             return None
         best = least_squares_circle(near)
@@ -236,7 +271,8 @@ ANGLES = 120                     # directions in which the edge of a circle is l
 
 # %% ../../nbs/data/00_images.ipynb #2446263f
 def edge_support(circle: tuple, points: np.ndarray, shape: tuple[int, int]) -> tuple[float, float]:
-    """Share of the circle's edge that the outline `points` [N, 2] follow: of what the picture shows, and of all."""
+    """Share of the circle's edge that the outline `points` [N, 2] follow: of what the picture
+    shows, and of all."""
     (x, y, radius), (height, width) = circle, shape
     angles = (np.arange(ANGLES) + 0.5) * 2 * np.pi / ANGLES
     u, v = x + radius * np.cos(angles), y + radius * np.sin(angles)
@@ -250,7 +286,8 @@ def edge_support(circle: tuple, points: np.ndarray, shape: tuple[int, int]) -> t
 # %% ../../nbs/data/00_images.ipynb #7224a104
 @dataclass(frozen=True)
 class Candidate:
-    """A circle (x, y, radius) in the small picture, its support, and the `region` uint8 [H, W] whose outline it fits.
+    """A circle (x, y, radius) in the small picture, its support, and the `region` uint8 [H, W]
+    whose outline it fits.
 
     `values` [H, W] are those in which the ground around it is low; `dark`: the ground is dark.
     """
@@ -268,7 +305,8 @@ class Candidate:
 
 # %% ../../nbs/data/00_images.ipynb #38265562
 def plausible(circle: tuple, support: float, arc: float, region: np.ndarray) -> bool:
-    """Whether a circle may be a field of view: centred in the picture, edge followed, filled by its region."""
+    """Whether a circle may be a field of view: centred in the picture, edge followed, filled by its
+    region."""
     (x, y, radius), (height, width) = circle, region.shape
     if not (0 <= x < width and 0 <= y < height and radius < 0.8 * max(region.shape)):
         return False
@@ -277,35 +315,41 @@ def plausible(circle: tuple, support: float, arc: float, region: np.ndarray) -> 
     disc = cv2.circle(np.zeros_like(region), (round(x), round(y)), round(radius), 1, -1)
     return int((disc & region).sum()) > 0.45 * int(disc.sum())
 
-
+# %% ../../nbs/data/00_images.ipynb #e6dcd244
 def distances(circle: tuple, shape: tuple[int, int]) -> np.ndarray:
     """Distance of each pixel from the centre of a circle [H, W], in its radii."""
     y, x = np.mgrid[:shape[0], :shape[1]]
     return np.hypot(x - circle[0], y - circle[1]) / circle[2]
 
-
+# %% ../../nbs/data/00_images.ipynb #27b1da9c
 def stands_alone(candidate: Candidate) -> bool:
-    """Whether the ring around a circle is as dark as the ground: else it is a part of something larger."""
+    """Whether the ring around a circle is as dark as the ground: else it is a part of something
+    larger."""
     values, rho = candidate.values, distances(candidate.circle, candidate.values.shape)
-    ring, low = values[(rho > 1.05 + 1 / candidate.circle[2]) & (rho < 1.25)], np.percentile(values, 1)
+    ring, low = values[(rho > 1.05 + 1 / candidate.circle[2])
+                       & (rho < 1.25)], np.percentile(values, 1)
     limit = low + max(3, 0.06 * (np.median(values[rho < 0.95]) - low))
     return len(ring) < 20 or np.percentile(ring, 75) <= limit
 
-
+# %% ../../nbs/data/00_images.ipynb #a5bcf6f4
 def is_a_step(circle: tuple, values: np.ndarray) -> bool:
-    """Whether light falls off at the edge of a circle at once, not slowly as within a field that is darker outwards."""
+    """Whether light falls off at the edge of a circle at once, not slowly as within a field that is
+    darker outwards."""
     (x, y, radius), (height, width) = circle, values.shape
     angles = np.arange(ANGLES) * 2 * np.pi / ANGLES
-    u, v = (np.stack([(c + share * radius * wave(angles)).round().astype(int) for share in (0.95, 1.05 + 1 / radius)])
+    u, v = (np.stack([(c + share * radius
+                       * wave(angles)).round().astype(int)
+                      for share in (0.95, 1.05 + 1 / radius)])
             for c, wave in ((x, np.cos), (y, np.sin)))
     shown = (u[1] >= 0) & (u[1] < width) & (v[1] >= 0) & (v[1] < height)
     inside, outside = values[v.clip(0, height - 1), u.clip(0, width - 1)][:, shown].astype(float)
-    return bool((inside - outside).clip(0).sum() >= 0.4 * (inside - np.percentile(values, 1)).clip(0).sum())
-
+    return bool((inside - outside).clip(0).sum() >= 0.4
+                * (inside - np.percentile(values, 1)).clip(0).sum())
 
 # %% ../../nbs/data/00_images.ipynb #55d42769
 def region_circles(mask: np.ndarray, values: np.ndarray, dark: bool) -> Iterator[Candidate]:
-    """Plausible circles of the largest regions of `mask` [H, W], at most two a region (fields that touch)."""
+    """Plausible circles of the largest regions of `mask` [H, W], at most two a region (fields that
+    touch)."""
     contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     outer = [c for k, c in enumerate(contours) if tree[0][k][3] < 0]
     for contour in sorted(outer, key=cv2.contourArea, reverse=True)[:4]:
@@ -325,12 +369,14 @@ def region_circles(mask: np.ndarray, values: np.ndarray, dark: bool) -> Iterator
 
 # %% ../../nbs/data/00_images.ipynb #bd8cd486
 def other_masks(small: np.ndarray, grey: np.ndarray, low: float, high: float) -> Iterator[tuple]:
-    """(mask, values, dark) that show what plain brightness misses: in shade, beside light, on a light ground."""
+    """(mask, values, dark) that show what plain brightness misses: in shade, beside light, on a
+    light ground."""
     for share in (0.03, 0.3, 0.55):
         yield grey > low + max(share * (high - low), 5), grey, True
     edge = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
     ground = np.median(edge, axis=0)
-    even = np.median(np.abs(edge - ground).max(axis=1)) < 6  # one colour: a ground, not a retina cut all around
+    # one colour: a ground, not a retina cut all around
+    even = np.median(np.abs(edge - ground).max(axis=1)) < 6
     if ground.max() > 30 and even:
         away = np.abs(cv2.GaussianBlur(small, (3, 3), 0) - ground).max(axis=2)
         for level in (60, 25, 10):
@@ -342,12 +388,15 @@ def bounds(mask: np.ndarray) -> np.ndarray:
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return np.array([left, top, left + width, top + height], float)
 
-
+# %% ../../nbs/data/00_images.ipynb #89ab764f
 def box_of(candidate: Candidate, bright: np.ndarray) -> tuple[np.ndarray, bool]:
-    """(left, top, right, bottom) of a field in the small picture, and whether nothing bright lies beside it.
+    """(left, top, right, bottom) of a field in the small picture, and whether nothing bright lies
+    beside it.
 
-    Where circle and region agree the region decides. Where the region ends sooner, the circle does, unless
-    only ground is between. What is `bright` [H, W] or region beyond the circle, and wide, belongs to it.
+    Where circle and region agree the region decides. Where the region ends sooner, the circle does,
+    unless
+    only ground is between. What is `bright` [H, W] or region beyond the circle, and wide, belongs
+    to it.
     """
     (x, y, radius), (height, width) = candidate.circle, bright.shape
     same = candidate.dark and (bright & candidate.region).sum() > 0.5 * candidate.region.sum()
@@ -363,9 +412,10 @@ def box_of(candidate: Candidate, bright: np.ndarray) -> tuple[np.ndarray, bool]:
             box[side], clean = circle[side], False
     return box, clean
 
-
+# %% ../../nbs/data/00_images.ipynb #57a32577
 def beyond(image: np.ndarray, side: int, edge: float) -> np.ndarray:
-    """What of an image [H, W] lies beyond an edge on the left, above, right or below (`side` 0 to 3)."""
+    """What of an image [H, W] lies beyond an edge on the left, above, right or below (`side` 0 to
+    3)."""
     first, last = max(0, math.floor(edge)), max(0, math.ceil(edge))
     return (image[:, :first], image[:first], image[:, last:], image[last:])[side]
 
@@ -374,7 +424,7 @@ def width_beyond(region: np.ndarray, side: int, edge: float) -> int:
     """Number of rows (left, right) or columns that a region [H, W] has beyond an edge."""
     return int(beyond(region, side, edge).any(axis=1 - side % 2).sum())
 
-
+# %% ../../nbs/data/00_images.ipynb #50e96ca2
 def only_ground(candidate: Candidate, side: int, edge: float) -> bool:
     """Whether the circle holds nothing but ground beyond the edge of its region."""
     values, rho = candidate.values, distances(candidate.circle, candidate.values.shape)
@@ -428,7 +478,8 @@ def look_for_circle(small: np.ndarray) -> tuple[Candidate | None, np.ndarray]:
 
 # %% ../../nbs/data/00_images.ipynb #be2033c7
 def fits(candidate: Candidate, bright: np.ndarray) -> bool:
-    """Whether a circle and the largest bright region agree, with nothing around: there is nothing more to look for."""
+    """Whether a circle and the largest bright region agree, with nothing around: there is nothing
+    more to look for."""
     box, clean = box_of(candidate, bright)
     return clean and stands_alone(candidate) and np.array_equal(box, bounds(bright))
 
@@ -440,32 +491,37 @@ def is_another_field(one: Candidate, best: Candidate) -> bool:
     return apart and one.support > 0.6 and one.arc > 0.4 and 0.5 < radius / size < 2
 
 # %% ../../nbs/data/00_images.ipynb #d8bf0759
-NOISY = 0.65                     # fine detail over contrast: photographs at most 0.31, noise above 0.7
+# fine detail over contrast: photographs at most 0.31, noise above 0.7
+NOISY = 0.65
 
 
 def texture(small: np.ndarray, region: np.ndarray) -> tuple[float, float]:
-    """Contrast (standard deviation of green) of a region, and which share of it is finer than four pixels or so."""
+    """Contrast (standard deviation of green) of a region, and which share of it is finer than four
+    pixels or so."""
     green = small[..., 1].astype(np.float32)
     fine = np.abs(green - cv2.GaussianBlur(green, (0, 0), 2))[region > 0]
     values = green[region > 0]
     return float(values.std()), float(fine.mean() / max(1.0, values.std()))
 
-
+# %% ../../nbs/data/00_images.ipynb #c5a02de6
 def check_retina(small: np.ndarray, region: np.ndarray) -> None:
-    """Raise `RejectedImage` unless a region [H, W] without a round edge has shape, colour and texture of a retina."""
+    """Raise `RejectedImage` unless a region [H, W] without a round edge has shape, colour and
+    texture of a retina."""
     left, top, right, bottom = bounds(region)
     width, height = right - left, bottom - top
     if min(width, height) < 0.1 * min(region.shape):
         raise RejectedImage("no retina found: only small bright regions")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise RejectedImage("no retina found: only a bright strip")
-    filled, inner = region.sum() / (width * height), cv2.erode(region, np.ones((7, 7), np.uint8), borderValue=0)
+    filled, inner = region.sum() / (width * height), cv2.erode(region,
+        np.ones((7, 7), np.uint8), borderValue=0)
     framed = filled > 0.97 and width * height < 0.9 * region.size
     if filled < 0.6 or framed or region.mean() < 0.2 or not inner.any():
         raise RejectedImage("no round field of view found")
     red, green, blue = small[inner > 0].astype(float).T
     contrast, fine = texture(small, inner)
-    if (red > 0.9 * green).mean() < 0.6 or np.median(red - blue) < 12 or contrast < 2 or fine > 0.35:
+    if ((red > 0.9 * green).mean() < 0.6 or np.median(red - blue) < 12 or contrast < 2
+        or fine > 0.35):
         raise RejectedImage("no round field of view found, nor the colours of a retina")
 
 # %% ../../nbs/data/00_images.ipynb #58c8f4e5
@@ -474,7 +530,8 @@ def find_field(image: np.ndarray) -> Field:
 
     Raises
     ------
-    RejectedImage : black, several fields, text or noise, or neither a round field nor the colours of a retina.
+    RejectedImage : black, several fields, text or noise, or neither a round field nor the colours
+        of a retina.
     """
     small, scale = shrink(image)
     best, bright = look_for_circle(small)
@@ -501,7 +558,7 @@ def field_within(image: np.ndarray, circle: np.ndarray) -> Field:
     box = tuple(edge + (left, top)[k % 2] for k, edge in enumerate(field.box))
     return replace(field, x=field.x + left, y=field.y + top, box=box)
 
-
+# %% ../../nbs/data/00_images.ipynb #b9b3f44d
 def covered(x: float, y: float, radius: float, box: tuple) -> float:
     """Share of a circle that lies inside a box; NaN without a circle."""
     u, v = np.meshgrid(*[np.linspace(-1, 1, 101)] * 2)
@@ -510,7 +567,7 @@ def covered(x: float, y: float, radius: float, box: tuple) -> float:
     inside = (u >= left) & (u <= right) & (v >= top) & (v <= bottom)
     return float(inside[disc].mean()) if radius > 0 else math.nan
 
-
+# %% ../../nbs/data/00_images.ipynb #5997ebc5
 def field_note(box: tuple, coverage: float) -> str:
     """What is unusual about a field, in words, or ""."""
     width, height = box[2] - box[0], box[3] - box[1]
@@ -520,16 +577,19 @@ def field_note(box: tuple, coverage: float) -> str:
         return f"the field of view is {width} x {height} pixels: far from square"
     return f"only {coverage:.0%} of a round field of view is in the picture" if coverage < 0.45 else ""
 
-
+# %% ../../nbs/data/00_images.ipynb #ad66a600
 def field_of_view(image: np.ndarray) -> tuple[int, int, int, int]:
-    """Box (left, top, right, bottom) [pixels, the last two exclusive] of the retina; raises as `find_field`."""
+    """Box (left, top, right, bottom) [pixels, the last two exclusive] of the retina; raises as
+    `find_field`."""
     return find_field(image).box
 
 # %% ../../nbs/data/00_images.ipynb #6532177b
 def crop_field(image: np.ndarray) -> tuple[np.ndarray, Field]:
-    """Cut RGB [H, W, 3] to its field of view, padded with black to a square [S, S, 3]; and the field in this square.
+    """Cut RGB [H, W, 3] to its field of view, padded with black to a square [S, S, 3]; and the
+    field in this square.
 
-    Left stays left. Around the circle it turns black where the ground is light or other things are beside it.
+    Left stays left. Around the circle it turns black where the ground is light or other things are
+    beside it.
     """
     field = find_field(image)
     left, top, right, bottom = field.box
@@ -539,75 +599,90 @@ def crop_field(image: np.ndarray) -> tuple[np.ndarray, Field]:
     square[y:y + height, x:x + width] = image[top:bottom, left:right]
     circle = field.x - left + x, field.y - top + y, field.radius
     if not field.clean:
-        square[distances((circle[0] - 0.5, circle[1] - 0.5, field.radius), square.shape[:2]) > 1] = 0
+        square[distances((circle[0] - 0.5, circle[1] - 0.5, field.radius), square.shape[:2])
+               > 1] = 0
     return square, replace(field, x=circle[0], y=circle[1], box=(x, y, x + width, y + height))
 
-
+# %% ../../nbs/data/00_images.ipynb #e807407b
 def crop_square(image: np.ndarray) -> np.ndarray:
     """The square [S, S, 3] of `crop_field` alone."""
     return crop_field(image)[0]
 
 
 def read_field(path: str | Path, side: int) -> tuple[np.ndarray, Field]:
-    """`crop_field` of a photograph, at least `side` pixels where the file has them; raises as those above."""
+    """`crop_field` of a photograph, at least `side` pixels where the file has them; raises as those
+    above."""
     square, field = crop_field(read_photograph(path, side + side // 4))
     return (square, field) if len(square) >= side else crop_field(read_photograph(path))
 
-
+# %% ../../nbs/data/00_images.ipynb #34b38d25
 def read_square(path: str | Path, side: int) -> np.ndarray:
     """The square [S, S, 3] of `read_field` alone."""
     return read_field(path, side)[0]
 
 # %% ../../nbs/data/00_images.ipynb #23bcd75e
 def resize(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize square RGB uint8 [S, S, 3] to [side, side, 3]: area averaging downwards, cubic upwards."""
-    if image.shape[:2] == (side, side): return image
+    """Resize square RGB uint8 [S, S, 3] to [side, side, 3]: area averaging downwards, cubic
+    upwards."""
+    if image.shape[:2] == (side, side):
+        return image
     interpolation = cv2.INTER_AREA if image.shape[0] > side else cv2.INTER_CUBIC
     return cv2.resize(image, (side, side), interpolation=interpolation)
 
 # %% ../../nbs/data/00_images.ipynb #20da59a1
 def encode_png(image: np.ndarray) -> bytes:
     """PNG bytes of uint8 RGB [H, W, 3]; a pure function of the pixels."""
-    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 4])
-    if not ok: raise ValueError("cv2 could not encode the image")
+    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+                            [cv2.IMWRITE_PNG_COMPRESSION, 4])
+    if not ok:
+        raise ValueError("cv2 could not encode the image")
     return data.tobytes()
 
 # %% ../../nbs/data/00_images.ipynb #8463a3c8
 def decode_png(data: bytes) -> np.ndarray:
     """uint8 RGB [H, W, 3] from the bytes of `encode_png`."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if image is None: raise ValueError("not a PNG")
+    if image is None:
+        raise ValueError("not a PNG")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 # %% ../../nbs/data/00_images.ipynb #90e54903
 def pixel_hash(image: np.ndarray) -> str:
     """SHA-256 of shape and pixels, hexadecimal: equal for exact copies whatever the file format."""
-    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+    return hashlib.sha256(repr(image.shape).encode()
+                          + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 # %% ../../nbs/data/00_images.ipynb #ea38f8fb
-FLAT = 2.5                       # grey levels (RMS) below which a picture has too little detail to be recognised
+# grey levels (RMS) below which a picture has too little detail to be recognised
+FLAT = 2.5
 
 # %% ../../nbs/data/00_images.ipynb #23377ba3
 def on_circle(image: np.ndarray, field: Field | None, side: int) -> np.ndarray:
-    """The round field of a square picture [S, S, C] as a picture float32 [side, side, C] that it just fills.
+    """The round field of a square picture [S, S, C] as a picture float32 [side, side, C] that it
+    just fills.
 
     However a copy was cut, its circle is the same. Without a circle, the square is taken as it is.
     """
     size, image = len(image), image.astype(np.float32)
     if field is None or math.isnan(field.radius):
         return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    small = max(1, min(size, round(2 * side * size / field.radius)))  # averaged to about four times `side` first
+    # averaged to about four times `side` first
+    small = max(1, min(size, round(2 * side * size / field.radius)))
     share, fine = small / size, 4 * side
     scale = fine / (2 * field.radius * share)
-    moved = np.float32([[scale, 0, fine / 2 - scale * field.x * share], [0, scale, fine / 2 - scale * field.y * share]])
-    image = cv2.warpAffine(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), moved, (fine, fine))
+    moved = np.float32([[scale, 0, fine / 2 - scale * field.x * share],
+                        [0, scale, fine / 2 - scale * field.y * share]])
+    image = cv2.warpAffine(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA),
+                           moved, (fine, fine))
     return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
 
 # %% ../../nbs/data/00_images.ipynb #2b994796
 def thumbnail(image: np.ndarray, field: Field | None = None, side: int = 48) -> np.ndarray:
-    """Fingerprint of a square RGB image [S, S, 3] whose round field is `field` (None: it fills the square).
+    """Fingerprint of a square RGB image [S, S, 3] whose round field is `field` (None: it fills the
+    square).
 
-    High-passed green channel as float32 [side * side], zero mean, norm 1 (less when flat): a dot product
+    High-passed green channel as float32 [side * side], zero mean, norm 1 (less when flat): a dot
+    product
     correlates. What is dark, such as the ground where a camera cuts the circle, does not count.
     """
     image = on_circle(image, field, side)
@@ -622,23 +697,27 @@ def thumbnail(image: np.ndarray, field: Field | None = None, side: int = 48) -> 
 
 # %% ../../nbs/data/00_images.ipynb #6c890c68
 BANDS = 64                       # of 16 bits each
-MAX_BITS = 200                   # differing bits, of 1,024, up to which two thumbnails are correlated: at 0.9 it is 147 ± 11
+# differing bits, of 1,024, up to which two thumbnails are correlated: at 0.9 it is 147 ± 11
+MAX_BITS = 200
 
 # %% ../../nbs/data/00_images.ipynb #4a2a72ec
 def sign_bits(thumbnails: np.ndarray, rows: int = 8192) -> np.ndarray:
     """uint16 [N, BANDS]: on which side of fixed random planes each thumbnail [N, D] lies."""
     planes = np.random.default_rng(0).standard_normal((thumbnails.shape[1], 16 * BANDS), np.float32)
-    parts = [np.packbits(np.asarray(thumbnails[k:k + rows], np.float32) @ planes > 0, axis=1) for k in range(0, len(thumbnails), rows)]
+    parts = [np.packbits(np.asarray(thumbnails[k:k + rows], np.float32) @ planes > 0, axis=1)
+             for k in range(0, len(thumbnails), rows)]
     return np.concatenate(parts).view(np.uint16)
 
 # %% ../../nbs/data/00_images.ipynb #7f29eaf3
 def band_pairs(bits: np.ndarray) -> np.ndarray:
-    """Pairs [M, 2], i < j, that agree in a whole band of `bits` uint16 [N, BANDS] and differ in at most MAX_BITS bits in all."""
+    """Pairs [M, 2], i < j, that agree in a whole band of `bits` uint16 [N, BANDS] and differ in at
+    most MAX_BITS bits in all."""
     words, found = bits.view(np.uint64), [np.empty((0, 2), int)]
     for band in bits.T:
         order = np.argsort(band, kind="stable")
         key, at, step = band[order], np.arange(len(band)), 1
-        while len(at):  # each with the one `step` places further on, as long as the band is the same
+        # each with the one `step` places further on, as long as the band is the same
+        while len(at):
             at = at[at + step < len(band)]
             at = at[key[at] == key[at + step]]
             i, j = order[at], order[at + step]
@@ -648,32 +727,38 @@ def band_pairs(bits: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate(found), axis=0)
 
 # %% ../../nbs/data/00_images.ipynb #800215a0
-def near_duplicates(thumbnails: np.ndarray, min_correlation: float = .9) -> list[tuple[int, int]]:
+def near_duplicates(thumbnails: np.ndarray, min_correlation: float = 0.9) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, sorted, of pictures that are the same photograph.
 
     Parameters
     ----------
-    thumbnails : [N, D] of `thumbnail`, in memory or on disk. min_correlation : from which two are the same (-1..1; our choice).
+    thumbnails : [N, D] of `thumbnail`, in memory or on disk. min_correlation : from which two are
+        the same (-1..1; our choice).
     """
-    if len(thumbnails) < 2: return []
+    if len(thumbnails) < 2:
+        return []
     pairs = band_pairs(sign_bits(thumbnails))
-    same = [float(np.dot(thumbnails[i].astype(np.float32), thumbnails[j].astype(np.float32))) >= min_correlation for i, j in pairs]
+    same = [float(np.dot(thumbnails[i].astype(np.float32), thumbnails[j].astype(np.float32)))
+            >= min_correlation for i, j in pairs]
     return [tuple(pair) for pair in pairs[np.array(same, bool)].tolist()]
 
 # %% ../../nbs/data/00_images.ipynb #7abab5ab
 RINGS, TURNS, WAVES = 16, 96, 24  # radii, angles, and waves around a ring that are compared
 
-
+# %% ../../nbs/data/00_images.ipynb #8b4f96dc
 def ring_spectra(thumbnails: np.ndarray) -> np.ndarray:
-    """Spectra complex64 [N, RINGS, WAVES] around the rings of thumbnails [N, side * side]; norm 1, less when flat."""
+    """Spectra complex64 [N, RINGS, WAVES] around the rings of thumbnails [N, side * side]; norm 1,
+    less when flat."""
     side, thumbnails = math.isqrt(thumbnails.shape[1]), np.asarray(thumbnails, np.float32)
     limit = 2 * np.sqrt((thumbnails ** 2).mean(axis=1, keepdims=True))
-    radii, angles = np.linspace(0.08, 0.41, RINGS)[:, None] * (side - 1), np.arange(TURNS) * 2 * np.pi / TURNS
+    radii, angles = (np.linspace(0.08, 0.41, RINGS)[:, None] * (side - 1),
+                     np.arange(TURNS) * 2 * np.pi / TURNS)
     x, y = ((side - 1) / 2 + radii * wave(angles) for wave in (np.cos, np.sin))
     x, y = x.astype(np.float32), y.astype(np.float32)
     rings = [cv2.remap(thumbnail.reshape(side, side), x, y, cv2.INTER_LINEAR)
              for thumbnail in np.clip(thumbnails, -limit, limit)]
-    spectra = np.fft.rfft(np.stack(rings) * np.sqrt(radii), axis=2)[..., 1:WAVES + 1].astype(np.complex64)
+    spectra = np.fft.rfft(np.stack(rings) * np.sqrt(radii),
+                          axis=2)[..., 1:WAVES + 1].astype(np.complex64)
     norms = np.linalg.norm(spectra.reshape(len(spectra), -1), axis=1)
     lengths = np.linalg.norm(thumbnails, axis=1) / np.maximum(norms, 1e-6)
     return spectra * lengths[:, None, None].astype(np.float32)
@@ -681,13 +766,15 @@ def ring_spectra(thumbnails: np.ndarray) -> np.ndarray:
 # %% ../../nbs/data/00_images.ipynb #e5ee860b
 def turn_free(spectra: np.ndarray) -> np.ndarray:
     """Descriptors float32 [N, D] of `ring_spectra` that neither turning nor mirroring changes."""
-    products = [(spectra[:, :RINGS - gap] * spectra[:, gap:].conj()).real.reshape(len(spectra), -1) for gap in range(4)]
+    products = [(spectra[:, :RINGS - gap] * spectra[:, gap:].conj()).real.reshape(len(spectra),
+        -1) for gap in range(4)]
     products = np.concatenate(products, axis=1)
     return np.sign(products) * np.sqrt(np.abs(products))
 
-
+# %% ../../nbs/data/00_images.ipynb #3d41289c
 def best_turns(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Correlation [2, M] of `ring_spectra` [M, RINGS, WAVES] at the best turn, as they are and mirrored; and the turns."""
+    """Correlation [2, M] of `ring_spectra` [M, RINGS, WAVES] at the best turn, as they are and
+    mirrored; and the turns."""
     products = np.stack([(one * other.conj()).sum(axis=1), (one * other).sum(axis=1)])
     waves = np.zeros((*products.shape[:2], TURNS // 2 + 1), np.complex64)
     waves[..., 1:WAVES + 1] = products
@@ -697,7 +784,8 @@ def best_turns(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
 # %% ../../nbs/data/00_images.ipynb #87509936
 @dataclass(frozen=True)
 class Copy:
-    """Two pictures (numbers) of one photograph: the second is the first turned by `degrees`, perhaps `mirrored`."""
+    """Two pictures (numbers) of one photograph: the second is the first turned by `degrees`,
+    perhaps `mirrored`."""
 
     first: int
     second: int
@@ -705,22 +793,25 @@ class Copy:
     mirrored: bool = False
 
 # %% ../../nbs/data/00_images.ipynb #a1db0413
-MIN_TURNED = 0.85                # correlation from which two are one photograph: strangers reach 0.8 at most
+# correlation from which two are one photograph: strangers reach 0.8 at most
+MIN_TURNED = 0.85
 FEW = 256                        # pictures up to which each is compared with each
 
-
+# %% ../../nbs/data/00_images.ipynb #b4f9c8a9
 def candidate_pairs(thumbnails: np.ndarray, rows: int = 8192) -> np.ndarray:
     """Pairs [M, 2], i < j, that may be copies of each other however turned or mirrored."""
     count = len(thumbnails)
     if count <= FEW:
         return np.column_stack(np.triu_indices(count, 1))
     middle = turn_free(ring_spectra(thumbnails[::max(1, count // 4096)])).mean(axis=0)
-    strips = (turn_free(ring_spectra(thumbnails[k:k + rows])) - middle for k in range(0, count, rows))
+    strips = (turn_free(ring_spectra(thumbnails[k:k + rows])) - middle
+              for k in range(0, count, rows))
     return band_pairs(np.concatenate([sign_bits(strip) for strip in strips]))
 
-
+# %% ../../nbs/data/00_images.ipynb #c4df2e59
 def turned_copies(thumbnails: np.ndarray, rows: int = 4096) -> list[Copy]:
-    """Copies, sorted, among pictures with these thumbnails [N, D] (in memory or on disk), however turned or mirrored."""
+    """Copies, sorted, among pictures with these thumbnails [N, D] (in memory or on disk), however
+    turned or mirrored."""
     pairs, copies = candidate_pairs(thumbnails), []
     for start in range(0, len(pairs), rows):
         some = pairs[start:start + rows]
@@ -736,9 +827,10 @@ def turned_copies(thumbnails: np.ndarray, rows: int = 4096) -> list[Copy]:
 
 # %% ../../nbs/data/00_images.ipynb #76237cde
 def quality_score(image: np.ndarray) -> float:
-    """Rough technical quality 0 (unusable) to 1 of a square RGB uint8 retina [S, S, 3] (our choice of formula)."""
+    """Rough technical quality 0 (unusable) to 1 of a square RGB uint8 retina [S, S, 3] (our choice
+    of formula)."""
     small = resize(image, 128)
-    inner = np.hypot(*(np.mgrid[:128, :128] / 127 - .5)) < .4
+    inner = np.hypot(*(np.mgrid[:128, :128] / 127 - 0.5)) < 0.4
     green = small[..., 1].astype(np.float32)
     exposed = float(((small.max(axis=2) > 40) & (small.min(axis=2) < 235))[inner].mean())
     detail = float(np.abs(green - cv2.GaussianBlur(green, (0, 0), 3))[inner].mean())

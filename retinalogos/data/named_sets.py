@@ -20,8 +20,9 @@ import pandas as pd
 
 from ..config import UserError, did_you_mean
 from .images import RejectedImage
-from .sources import (SPELLINGS, FolderSource, Part, Reject, Source, SourceItem, image_folder, is_blank, photographs, plain_text, read_keywords, read_parts,
-                                      read_table)
+from .sources import (SPELLINGS, FolderSource, Part, Reject, Source, SourceItem,
+                                      image_folder, is_blank, photographs, plain_text,
+                                      read_keywords, read_parts, read_table)
 
 # %% ../../nbs/data/02_named_sets.ipynb #3545dffc
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class LabelFile:
 
     Attributes
     ----------
-    file : path below the set's folder as published; found by its bare name elsewhere below the folder too. A folder instead of a
+    file : path below the set's folder as published; found by its bare name elsewhere below the
+        folder too. A folder instead of a
         file means that the photographs themselves are the rows, in a column `path`.
     columns : field of `FolderColumns` -> column of the table (after the set's `arrange`).
-    images : folders in which the photographs may lie, seen from the table's folder, then from the set's; the first that exists.
+    images : folders in which the photographs may lie, seen from the table's folder, then from the
+        set's; the first that exists.
     rows : eyes published, None where that is not known.
     header, delimiter : as in `data.sources.read_table`.
     prefix : stands before patient ids taken from file names, where files of one set repeat names.
@@ -57,8 +60,10 @@ class Description:
     Attributes
     ----------
     cannot_tell : what no label of the set says, in words.
-    spellings : field -> (cell in lower case -> value), in place of `data.sources.SPELLINGS` for that field.
-    flags : column -> (cell -> keyword): columns that say yes or no to one finding each; "" and "0" say nothing unless named.
+    spellings : field -> (cell in lower case -> value), in place of `data.sources.SPELLINGS` for
+        that field.
+    flags : column -> (cell -> keyword): columns that say yes or no to one finding each; "" and "0"
+        say nothing unless named.
     pattern : named groups searched in the image's name, as in `FolderSource`.
     arrange : turns the table as it is into one row an eye.
     one_of : the label files are editions of the same labels; the first that is there is read.
@@ -78,32 +83,41 @@ class Description:
 
 # %% ../../nbs/data/02_named_sets.ipynb #af65d3d3
 def find_labels(root: Path, file: str) -> Path | None:
-    """The label file (or folder) `file` below `root`; None if there is none, `UserError` if its name is there more than once."""
-    if (root / file).exists(): return root / file
+    """The label file (or folder) `file` below `root`; None if there is none, `UserError` if its
+    name is there more than once."""
+    if (root / file).exists():
+        return root / file
     found = sorted(root.rglob(Path(file).name))
-    if len(found) > 1: raise UserError(f"{root}: {Path(file).name} is there {len(found)} times ({found[0]}, {found[1]} ...); leave one")
+    if len(found) > 1:
+        raise UserError(f"{root}: {Path(file).name} is there {len(found)} times ({found[0]}, "
+                        f"{found[1]} ...); leave one")
     return found[0] if found else None
 
 # %% ../../nbs/data/02_named_sets.ipynb #b231fd5e
-def find_folder(root: Path, table: Path, names: tuple[str, ...], follow_links: bool = False) -> Path:
-    """The first folder of `names` that exists beside `table` or below `root`; `UserError` if none does."""
+def find_folder(root: Path, table: Path, names: tuple[str, ...],
+                follow_links: bool = False) -> Path:
+    """The first folder of `names` that exists beside `table` or below `root`; `UserError` if none
+    does."""
     for folder in (base / name for base in (table.parent, root) for name in names):
         if folder.is_dir():
             return image_folder(root, folder, follow_links)
-    raise UserError(f"{root}: no folder of photographs for {table.name}; looked for {', '.join(names)} beside it and in {root}")
+    raise UserError(f"{root}: no folder of photographs for {table.name}; looked for "
+                    f"{', '.join(names)} beside it and in {root}")
 
 # %% ../../nbs/data/02_named_sets.ipynb #1949da1d
 YES_NO = {"true": "1", "yes": "1", "y": "1", "false": "0", "no": "0", "n": "0"}
 
 
 def read_flag(cell: str) -> str:
-    """A cell of a flag column as the sets' descriptions write it: `1.0` and `True` are `1`, `N/A` is blank."""
+    """A cell of a flag column as the sets' descriptions write it: `1.0` and `True` are `1`, `N/A`
+    is blank."""
     text = plain_text(cell)
     return "" if is_blank(text) else YES_NO.get(text.lower(), text)
 
-
+# %% ../../nbs/data/02_named_sets.ipynb #92bf7bbd
 def flag_keywords(table: pd.DataFrame, flags: dict[str, dict[str, str]]) -> list[str]:
-    """Keywords of each row from its flag columns; an unexpected cell becomes `column=cell`, which no vocabulary knows."""
+    """Keywords of each row from its flag columns; an unexpected cell becomes `column=cell`, which
+    no vocabulary knows."""
     words = {}
     for column, meaning in flags.items():
         silent = {cell: "" for cell in ("", "0")}
@@ -111,19 +125,28 @@ def flag_keywords(table: pd.DataFrame, flags: dict[str, dict[str, str]]) -> list
     return [", ".join(filter(None, row)) for row in zip(*words.values())]
 
 # %% ../../nbs/data/02_named_sets.ipynb #ecfdfe15
-def read_labels(about: Description, labels: LabelFile, path: Path) -> tuple[pd.DataFrame, list[Reject]]:
-    """(cells of one label file, one row an eye, named as in `FolderColumns`; rows that could not be read)."""
-    if path.is_dir(): table, rejects = pd.DataFrame({"path": [p.relative_to(path).as_posix() for p in photographs(path)]}), []
+def read_labels(about: Description, labels: LabelFile, path: Path) -> tuple[pd.DataFrame,
+        list[Reject]]:
+    """(cells of one label file, one row an eye, named as in `FolderColumns`; rows that could not be
+    read)."""
+    if path.is_dir():
+        table, rejects = pd.DataFrame({"path":
+                                       [p.relative_to(path).as_posix()
+                                        for p in photographs(path)]}), []
     else:
-        needed = [] if about.arrange else [c for c in (*labels.columns.values(), *about.flags) if c not in labels.fixed]
+        needed = [] if about.arrange else [c for c in (*labels.columns.values(), *about.flags)
+                                           if c not in labels.fixed]
         table, rejects = read_table(path, needed, labels.delimiter, labels.header)
     names = ", ".join(filter(None, table.columns))
     try:
-        flags = {name: table[name].map(read_flag) for name in about.flags if list(table.columns).count(name) == 1}
+        flags = {name: table[name].map(read_flag) for name in about.flags
+                 if list(table.columns).count(name) == 1}
         table = (about.arrange or pd.DataFrame)(table.assign(**labels.fixed, **flags))
         frame = pd.DataFrame({name: table[column] for name, column in labels.columns.items()})
-        if about.flags: frame["labels"] = flag_keywords(table, about.flags)
-    except KeyError as error: raise UserError(f"{path}: no column {error}; it has {names}") from None
+        if about.flags:
+            frame["labels"] = flag_keywords(table, about.flags)
+    except KeyError as error:
+        raise UserError(f"{path}: no column {error}; it has {names}") from None
     return frame.assign(note=table["note"] if "note" in table else ""), rejects
 
 # %% ../../nbs/data/02_named_sets.ipynb #4a8939af
@@ -131,75 +154,118 @@ class NamedSource:
     """The public data set `name`, described in `DESCRIPTIONS`, in the folder `root`."""
 
     def __init__(self, name: str, root: str | Path, follow_links: bool = False):
-        self.name, self.root, self.notes, self.follow_links = name, Path(root).expanduser().resolve(), [], follow_links
-        if not self.root.is_dir(): raise UserError(f"{self.root}: no such data folder; set [data] {name} in settings.ini")
+        self.name, self.root, self.notes, self.follow_links = (name,
+            Path(root).expanduser().resolve(), [], follow_links)
+        if not self.root.is_dir():
+            raise UserError(f"{self.root}: no such data folder; set [data] {name} in settings.ini")
         self.about = DESCRIPTIONS[name]
-        self.citation, self.licence, self.where, self.cannot_tell = (getattr(self.about, k) for k in ("citation", "licence", "where", "cannot_tell"))
+        self.citation, self.licence, self.where, self.cannot_tell = (getattr(self.about, k)
+            for k in ("citation", "licence", "where", "cannot_tell"))
 
     def items(self) -> Iterator[SourceItem | Reject]:
-        """Every row and every photograph, as an item or a reject; `notes` says what differs from the published set."""
+        """Every row and every photograph, as an item or a reject; `notes` says what differs from
+        the published set."""
         pattern = re.compile(self.about.pattern) if self.about.pattern else None
         yield from read_parts(self.parts(), pattern, SPELLINGS | self.about.spellings)
 
     def parts(self) -> list[Part]:
         """The label files that are there; `UserError` if none is."""
-        found = [(labels, path) for labels in self.about.files if (path := find_labels(self.root, labels.file))]
+        found = [(labels, path) for labels in self.about.files
+                 if (path := find_labels(self.root, labels.file))]
         names = [labels.file for labels in self.about.files]
-        if not found: raise UserError(f"{self.root}: none of the label files of {self.about.title} is here ({', '.join(names)}); get them from {self.where}")
-        if self.about.one_of: found = found[:1]
-        else: self.notes = [f"{name} is missing: its photographs are left out" for name in names if name not in [labels.file for labels, _ in found]]
+        if not found:
+            raise UserError(
+                f"{self.root}: none of the label files of {self.about.title} is here "
+                f"({', '.join(names)}); get them from {self.where}")
+        if self.about.one_of:
+            found = found[:1]
+        else:
+            self.notes = [f"{name} is missing: its photographs are left out" for name in names
+                          if name not in [labels.file for labels, _ in found]]
         return [self.part(labels, path) for labels, path in found]
 
     def part(self, labels: LabelFile, path: Path) -> Part:
-        """Rows of the label file `path`; where their number is not the published one, a note is made."""
-        images = image_folder(self.root, path, self.follow_links) if path.is_dir() else find_folder(self.root, path, labels.images, self.follow_links)
+        """Rows of the label file `path`; where their number is not the published one, a note is
+        made."""
+        images = image_folder(self.root, path,
+                              self.follow_links) if path.is_dir() else find_folder(self.root,
+            path, labels.images, self.follow_links)
         frame, rejects = read_labels(self.about, labels, path)
         rows = len(frame) + len(rejects)
-        if labels.rows not in (None, rows): self.notes.append(f"{path.name} has {rows:,} rows, {labels.rows:,} were published")
+        if labels.rows not in (None, rows):
+            self.notes.append(f"{path.name} has {rows:,} rows, {labels.rows:,} were published")
         return Part(path.name, images, frame, labels.prefix, tuple(rejects), self.follow_links)
 
 # %% ../../nbs/data/02_named_sets.ipynb #cdac117f
 EYEPACS = Description(
     title="EyePACS (Kaggle Diabetic Retinopathy Detection, 2015)",
-    citation="Kaggle Diabetic Retinopathy Detection (2015), photographs by EyePACS; Cuadros & Bresnick, J Diabetes Sci Technol 3:509 (2009)",
-    licence="competition rules: see the source page", where="https://www.kaggle.com/c/diabetic-retinopathy-detection",
-    cannot_tell=("any disease beside diabetic retinopathy", "which lesions", "image quality", "age and sex"),
-    files=(LabelFile("trainLabels.csv", {"image": "image", "dr_grade": "level"}, ("train", "images", "."), 35126),
-           LabelFile("retinopathy_solution.csv", {"image": "image", "dr_grade": "level"}, ("test", "images", "."), 53576)),
+    citation="Kaggle Diabetic Retinopathy Detection (2015), photographs by EyePACS; "
+    "Cuadros & Bresnick, J Diabetes Sci Technol 3:509 (2009)",
+    licence="competition rules: see the source page",
+    where="https://www.kaggle.com/c/diabetic-retinopathy-detection",
+    cannot_tell=("any disease beside diabetic retinopathy", "which lesions", "image quality",
+                 "age and sex"),
+    files=(LabelFile("trainLabels.csv", {"image": "image", "dr_grade": "level"},
+                     ("train", "images", "."), 35126),
+           LabelFile("retinopathy_solution.csv", {"image": "image", "dr_grade": "level"},
+                     ("test", "images", "."), 53576)),
     pattern=r"(?P<patient>\d+)_(?P<eye>left|right)")
 
+# %% ../../nbs/data/02_named_sets.ipynb #82e6fb61
 APTOS = Description(
     title="APTOS 2019 Blindness Detection",
-    citation="Asia Pacific Tele-Ophthalmology Society, APTOS 2019 Blindness Detection, Kaggle (2019)",
-    licence="competition rules: see the source page", where="https://www.kaggle.com/c/aptos2019-blindness-detection",
-    cannot_tell=("which eye", "which photographs are of one patient", "any disease beside diabetic retinopathy", "which lesions", "image quality", "age and sex"),
-    files=(LabelFile("train.csv", {"image": "id_code", "dr_grade": "diagnosis"}, ("train_images", "images", "."), 3662),))
+    citation="Asia Pacific Tele-Ophthalmology Society, APTOS 2019 Blindness "
+    "Detection, Kaggle (2019)",
+    licence="competition rules: see the source page",
+    where="https://www.kaggle.com/c/aptos2019-blindness-detection",
+    cannot_tell=("which eye", "which photographs are of one patient",
+                 "any disease beside diabetic retinopathy", "which lesions", "image quality",
+                 "age and sex"),
+    files=(LabelFile("train.csv", {"image": "id_code", "dr_grade": "diagnosis"},
+                     ("train_images", "images", "."), 3662),))
 
 # %% ../../nbs/data/02_named_sets.ipynb #1754e45f
 DDR = Description(
     title="DDR (OIA-DDR), grading", citation="Li et al., Information Sciences 501:511 (2019)",
     licence="see the source page", where="https://github.com/nkicsl/DDR-dataset",
-    cannot_tell=("which eye", "which photographs are of one patient", "any disease beside diabetic retinopathy", "age and sex"),
-    files=tuple(LabelFile(f"DR_grading/{name}.txt", {"image": "image", "dr_grade": "grade", "quality": "grade"}, (name,), rows, ("image", "grade"), " ")
+    cannot_tell=("which eye", "which photographs are of one patient",
+                 "any disease beside diabetic retinopathy", "age and sex"),
+    files=tuple(LabelFile(f"DR_grading/{name}.txt",
+                          {"image": "image", "dr_grade": "grade", "quality": "grade"}, (name,),
+                          rows, ("image", "grade"), " ")
                 for name, rows in (("train", 6835), ("valid", 2733), ("test", 4105))),
-    spellings={"dr_grade": SPELLINGS["dr_grade"] | {"5": None}, "quality": {str(grade): None for grade in range(5)} | {"5": "reject"}})
+    spellings={"dr_grade": SPELLINGS["dr_grade"] | {"5": None},
+               "quality": {str(grade): None for grade in range(5)} | {"5": "reject"}})
 
+# %% ../../nbs/data/02_named_sets.ipynb #f9d0e74c
 IDRID = Description(
     title="IDRiD, disease grading", citation="Porwal et al., Data 3:25 (2018)",
-    licence="CC BY 4.0", where="https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid",
-    cannot_tell=("which eye", "which photographs are of one patient", "any disease beside diabetic retinopathy", "age and sex"),
+    licence="CC BY 4.0",
+    where="https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid",
+    cannot_tell=("which eye", "which photographs are of one patient",
+                 "any disease beside diabetic retinopathy", "age and sex"),
     files=tuple(LabelFile(f"2. Groundtruths/{letter}. IDRiD_Disease Grading_{name} Labels.csv",
-                          {"image": "Image name", "dr_grade": "Retinopathy grade", "labels": "Risk of macular edema"},
-                          (f"../1. Original Images/{letter}. {name} Set", f"1. Original Images/{letter}. {name} Set", f"{name} Set"), rows, prefix=f"{name}-")
+                          {"image": "Image name", "dr_grade": "Retinopathy grade",
+                           "labels": "Risk of macular edema"},
+                          (f"../1. Original Images/{letter}. {name} Set",
+                           f"1. Original Images/{letter}. {name} Set", f"{name} Set"), rows,
+                          prefix=f"{name}-")
                 for letter, name, rows in (("a", "Training", 413), ("b", "Testing", 103))),
-    spellings={"labels": {"0": "", "1": "hard exudates", "2": "hard exudates, suspected macular oedema"}})
+    spellings={"labels": {"0": "", "1": "hard exudates",
+                          "2": "hard exudates, suspected macular oedema"}})
 
 # %% ../../nbs/data/02_named_sets.ipynb #4592e70c
 MESSIDOR2 = Description(
-    title="Messidor-2, adjudicated grades", citation="Decencière et al., Image Anal Stereol 33:231 (2014); grades: Krause et al., Ophthalmology 125:1264 (2018)",
-    licence="photographs on request: see the source page", where="https://www.adcis.net/en/third-party/messidor2/",
-    cannot_tell=("which eye", "which photographs are of one patient", "any disease beside diabetic retinopathy and macular oedema", "age and sex"),
-    files=(LabelFile("messidor_data.csv", {"image": "id_code", "dr_grade": "diagnosis", "labels": "adjudicated_dme", "quality": "adjudicated_gradable"},
+    title="Messidor-2, adjudicated grades",
+    citation="Decencière et al., Image Anal Stereol 33:231 (2014); grades: Krause "
+    "et al., Ophthalmology 125:1264 (2018)",
+    licence="photographs on request: see the source page",
+    where="https://www.adcis.net/en/third-party/messidor2/",
+    cannot_tell=("which eye", "which photographs are of one patient",
+                 "any disease beside diabetic retinopathy and macular oedema", "age and sex"),
+    files=(LabelFile("messidor_data.csv",
+                     {"image": "id_code", "dr_grade": "diagnosis", "labels": "adjudicated_dme",
+                      "quality": "adjudicated_gradable"},
                      ("IMAGES", "images", "."), 1748),),
     spellings={"labels": {"0": "", "1": "macular oedema"}, "quality": {"0": "reject", "1": None}})
 
@@ -207,116 +273,176 @@ MESSIDOR2 = Description(
 def deepdrid_rows(table: pd.DataFrame) -> pd.DataFrame:
     """One grade and one eye a row, from `left_eye_DR_Level` and `right_eye_DR_Level`."""
     left, right = table["left_eye_DR_Level"], table["right_eye_DR_Level"]
-    eye = [{(True, False): "left", (False, True): "right"}.get((bool(a), bool(b)), "") for a, b in zip(left, right)]
-    named = [{"l": "left", "r": "right"}.get(letter, "") for letter in table["image_id"].str.extract(r"_([lr])\d*$", expand=False).fillna("")]
+    eye = [{(True, False): "left", (False, True):
+            "right"}.get((bool(a), bool(b)), "") for a, b in zip(left, right)]
+    named = [{"l": "left", "r": "right"}.get(letter, "")
+             for letter in table["image_id"].str.extract(r"_([lr])\d*$",
+        expand=False).fillna("")]
     differ = [bool(a and b and a != b) for a, b in zip(eye, named)]
-    return table.assign(eye=["" if d else e for e, d in zip(eye, differ)], grade=[a or b for a, b in zip(left, right)],
-                        note=[f"the file name says {n} eye, the grade stands under the {e}" if d else "" for e, n, d in zip(eye, named, differ)])
+    return table.assign(eye=["" if d else e for e, d in zip(eye, differ)],
+                        grade=[a or b for a, b in zip(left, right)],
+                        note=[f"the file name says {n} eye, the grade stands under the {e}" if d
+                              else "" for e, n, d in zip(eye, named, differ)])
 
 # %% ../../nbs/data/02_named_sets.ipynb #33dc4b37
 DEEPDRID = Description(
     title="DeepDRiD, regular fundus images", citation="Liu et al., Patterns 3:100512 (2022)",
     licence="see the source page", where="https://github.com/deepdrdoc/DeepDRiD",
-    cannot_tell=("any disease beside diabetic retinopathy", "which lesions", "age and sex", "the evaluation part, whose workbooks are not read"),
+    cannot_tell=("any disease beside diabetic retinopathy", "which lesions", "age and sex",
+                 "the evaluation part, whose workbooks are not read"),
     files=tuple(LabelFile(f"regular_fundus_images/regular-fundus-{part}/regular-fundus-{part}.csv",
-                          {"image": "image_id", "patient": "patient_id", "eye": "eye", "dr_grade": "grade", "quality": "Overall quality"}, ("Images",), rows)
+                          {"image": "image_id", "patient": "patient_id", "eye": "eye",
+                           "dr_grade": "grade", "quality": "Overall quality"}, ("Images",),
+                          rows)
                 for part, rows in (("training", 1200), ("validation", 400))),
-    spellings={"dr_grade": SPELLINGS["dr_grade"] | {"5": None}, "quality": {"0": "usable", "1": "good"}}, arrange=deepdrid_rows)
+    spellings={"dr_grade": SPELLINGS["dr_grade"] | {"5": None},
+               "quality": {"0": "usable", "1": "good"}}, arrange=deepdrid_rows)
 
 # %% ../../nbs/data/02_named_sets.ipynb #d58c8d7f
 AIROGS = Description(
-    title="AIROGS (Rotterdam EyePACS), training part", citation="de Vente et al., IEEE Trans Med Imaging 43:542 (2024)",
+    title="AIROGS (Rotterdam EyePACS), training part",
+    citation="de Vente et al., IEEE Trans Med Imaging 43:542 (2024)",
     licence="see the source page", where="https://doi.org/10.5281/zenodo.5793241",
-    cannot_tell=("which eye", "which photographs are of one patient", "more than referable glaucoma: a photograph without it is not a normal one", "age and sex"),
-    files=(LabelFile("train_labels.csv", {"image": "challenge_id", "glaucoma": "class"}, ("train", "images", "."), 101442),))
+    cannot_tell=("which eye", "which photographs are of one patient",
+                 "more than referable glaucoma: a photograph without it is not a normal " "one",
+                 "age and sex"),
+    files=(LabelFile("train_labels.csv", {"image": "challenge_id", "glaucoma": "class"},
+                     ("train", "images", "."), 101442),))
 
+# %% ../../nbs/data/02_named_sets.ipynb #186db97e
 G1020 = Description(
-    title="G1020", citation="Bajwa et al., IJCNN (2020), arXiv 2006.09158", licence="see the source page",
+    title="G1020", citation="Bajwa et al., IJCNN (2020), arXiv 2006.09158",
+    licence="see the source page",
     where="https://www.dfki.uni-kl.de/g1020",
-    cannot_tell=("which eye", "which photographs are of one patient", "any disease beside glaucoma", "age and sex"),
-    files=(LabelFile("G1020.csv", {"image": "imageID", "glaucoma": "binaryLabels"}, ("Images", "images"), 1020),))
+    cannot_tell=("which eye", "which photographs are of one patient",
+                 "any disease beside glaucoma", "age and sex"),
+    files=(LabelFile("G1020.csv", {"image": "imageID", "glaucoma": "binaryLabels"},
+                     ("Images", "images"), 1020),))
 
+# %% ../../nbs/data/02_named_sets.ipynb #3dc4bcd0
 def origa_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The table as it is; copies that leave out the column `Eye` do not tell which eye."""
     return table if "Eye" in table else table.assign(Eye="")
 
-
+# %% ../../nbs/data/02_named_sets.ipynb #50ff1b07
 ORIGA = Description(
-    title="ORIGA-light", citation="Zhang et al., IEEE EMBC, 3065 (2010)", licence="given by its authors on request: see the paper",
+    title="ORIGA-light", citation="Zhang et al., IEEE EMBC, 3065 (2010)",
+    licence="given by its authors on request: see the paper",
     where="https://doi.org/10.1109/IEMBS.2010.5626137",
-    cannot_tell=("which photographs are of one patient", "any disease beside glaucoma", "age and sex"),
-    files=(LabelFile("OrigaList.csv", {"image": "Filename", "glaucoma": "Glaucoma", "eye": "Eye"}, ("Images", "images"), 650),),
+    cannot_tell=("which photographs are of one patient", "any disease beside glaucoma",
+                 "age and sex"),
+    files=(LabelFile("OrigaList.csv", {"image": "Filename", "glaucoma": "Glaucoma",
+                                       "eye": "Eye"}, ("Images", "images"), 650),),
     arrange=origa_rows)
 
 # %% ../../nbs/data/02_named_sets.ipynb #24827866
 def papila_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Image name and patient number from the first column (`#002`), which has no header; further lines of the header left out."""
+    """Image name and patient number from the first column (`#002`), which has no header; further
+    lines of the header left out."""
     table = table[table.iloc[:, 0].str.startswith("#")]
     number = table.iloc[:, 0].str.removeprefix("#")
     return table.assign(number=number, image="RET" + number + table["eye"])
 
 # %% ../../nbs/data/02_named_sets.ipynb #7dfa26fd
 PAPILA = Description(
-    title="PAPILA", citation="Kovalyk et al., Scientific Data 9:291 (2022)", licence="see the source page",
+    title="PAPILA", citation="Kovalyk et al., Scientific Data 9:291 (2022)",
+    licence="see the source page",
     where="https://doi.org/10.6084/m9.figshare.14798004",
     cannot_tell=("any disease beside glaucoma",),
     files=tuple(LabelFile(f"ClinicalData/patient_data_{eye.lower()}.xlsx",
-                          {"image": "image", "patient": "number", "eye": "eye", "age": "Age", "sex": "Gender", "glaucoma": "Diagnosis", "labels": "Diagnosis"},
+                          {"image": "image", "patient": "number", "eye": "eye", "age": "Age",
+                           "sex": "Gender", "glaucoma": "Diagnosis", "labels": "Diagnosis"},
                           ("../FundusImages", "FundusImages"), 244, fixed={"eye": eye})
                 for eye in ("OD", "OS")),
-    spellings={"glaucoma": {"0": False, "1": True, "2": None}, "labels": {"0": "", "1": "", "2": "suspected glaucoma"}, "sex": {"0": "male", "1": "female"}},
+    spellings={"glaucoma": {"0": False, "1": True, "2": None},
+               "labels": {"0": "", "1": "", "2": "suspected glaucoma"},
+               "sex": {"0": "male", "1": "female"}},
     arrange=papila_rows)
 
+# %% ../../nbs/data/02_named_sets.ipynb #5192a5d5
 REFUGE2 = Description(
-    title="REFUGE2", citation="Orlando et al., Med Image Anal 59:101570 (2020); Fang et al., arXiv 2202.08994 (2022)",
+    title="REFUGE2",
+    citation="Orlando et al., Med Image Anal 59:101570 (2020); Fang et al., arXiv "
+    "2202.08994 (2022)",
     licence="registered use: see the source page", where="https://refuge.grand-challenge.org",
-    cannot_tell=("which eye", "which photographs are of one patient", "any disease beside glaucoma", "age and sex", "its test part, whose labels are an old .xls file"),
-    files=(LabelFile("Train/REFUGE1-train/Training400", {"image": "path"}, rows=400, prefix="train-"),
-           LabelFile("Train/REFUGE1-val/Fovea_locations.xlsx", {"image": "ImgName", "glaucoma": "Glaucoma Label"}, ("REFUGE-Validation400",), 400, prefix="val-"),
-           LabelFile("Train/REFUGE1-test/Glaucoma_label_and_Fovea_location.xlsx", {"image": "ImgName", "glaucoma": "Label(Glaucoma=1)"}, ("Test400",), 400, prefix="test-"),
-           LabelFile("Validation/glaucoma.csv", {"image": "FileName", "glaucoma": "Glaucoma Risk"}, ("Images",), 400, prefix="refuge2-val-")),
+    cannot_tell=("which eye", "which photographs are of one patient",
+                 "any disease beside glaucoma", "age and sex",
+                 "its test part, whose labels are an old .xls file"),
+    files=(LabelFile("Train/REFUGE1-train/Training400", {"image": "path"}, rows=400,
+                     prefix="train-"),
+           LabelFile("Train/REFUGE1-val/Fovea_locations.xlsx",
+                     {"image": "ImgName", "glaucoma": "Glaucoma Label"},
+                     ("REFUGE-Validation400",), 400, prefix="val-"),
+           LabelFile("Train/REFUGE1-test/Glaucoma_label_and_Fovea_location.xlsx",
+                     {"image": "ImgName", "glaucoma": "Label(Glaucoma=1)"}, ("Test400",), 400,
+                     prefix="test-"),
+           LabelFile("Validation/glaucoma.csv",
+                     {"image": "FileName", "glaucoma": "Glaucoma Risk"}, ("Images",), 400,
+                     prefix="refuge2-val-")),
     spellings={"glaucoma": SPELLINGS["glaucoma"] | {"g": True, "n": False}},
     pattern=r"(?:^|/)(?P<glaucoma>[gn])\d{4}\.jpg$")
 
 # %% ../../nbs/data/02_named_sets.ipynb #a054d5f4
 RFMID_FINDINGS = {
-    "DR": "diabetic retinopathy", "ARMD": "age-related macular degeneration", "MH": "media haze", "DN": "drusen", "MYA": "myopic fundus",
-    "BRVO": "branch retinal vein occlusion", "TSLN": "tessellated fundus", "ERM": "epiretinal membrane", "LS": "laser scars", "MS": "macular scar",
-    "CSR": "central serous chorioretinopathy", "ODC": "optic disc cupping", "CRVO": "central retinal vein occlusion", "TV": "tortuous vessels",
-    "AH": "asteroid hyalosis", "ODP": "optic disc pallor", "ODE": "optic disc edema", "ST": "optociliary shunt",
-    "AION": "anterior ischaemic optic neuropathy", "PT": "parafoveal telangiectasia", "RT": "retinal traction", "RS": "retinitis",
-    "CRS": "chorioretinitis", "EDN": "exudation", "RPEC": "retinal pigment epithelium changes", "MHL": "macular hole", "RP": "retinitis pigmentosa",
-    "CWS": "cotton wool spots", "CB": "coloboma", "ODPM": "optic disc pit maculopathy", "PRH": "preretinal haemorrhage",
-    "MNF": "myelinated nerve fibres", "HR": "haemorrhagic retinopathy", "CRAO": "central retinal artery occlusion", "TD": "tilted disc",
-    "CME": "cystoid macular oedema", "PTCR": "post traumatic choroidal rupture", "CF": "choroidal folds", "VH": "vitreous haemorrhage",
-    "MCA": "retinal macroaneurysm", "VS": "vasculitis", "BRAO": "branch retinal artery occlusion", "PLQ": "arterial plaque",
+    "DR": "diabetic retinopathy", "ARMD": "age-related macular degeneration",
+    "MH": "media haze", "DN": "drusen", "MYA": "myopic fundus",
+    "BRVO": "branch retinal vein occlusion", "TSLN": "tessellated fundus",
+    "ERM": "epiretinal membrane", "LS": "laser scars", "MS": "macular scar",
+    "CSR": "central serous chorioretinopathy", "ODC": "optic disc cupping",
+    "CRVO": "central retinal vein occlusion", "TV": "tortuous vessels",
+    "AH": "asteroid hyalosis", "ODP": "optic disc pallor", "ODE": "optic disc edema",
+    "ST": "optociliary shunt",
+    "AION": "anterior ischaemic optic neuropathy", "PT": "parafoveal telangiectasia",
+    "RT": "retinal traction", "RS": "retinitis",
+    "CRS": "chorioretinitis", "EDN": "exudation", "RPEC": "retinal pigment epithelium changes",
+    "MHL": "macular hole", "RP": "retinitis pigmentosa",
+    "CWS": "cotton wool spots", "CB": "coloboma", "ODPM": "optic disc pit maculopathy",
+    "PRH": "preretinal haemorrhage",
+    "MNF": "myelinated nerve fibres", "HR": "haemorrhagic retinopathy",
+    "CRAO": "central retinal artery occlusion", "TD": "tilted disc",
+    "CME": "cystoid macular oedema", "PTCR": "post traumatic choroidal rupture",
+    "CF": "choroidal folds", "VH": "vitreous haemorrhage",
+    "MCA": "retinal macroaneurysm", "VS": "vasculitis",
+    "BRAO": "branch retinal artery occlusion", "PLQ": "arterial plaque",
     "HPED": "haemorrhagic pigment epithelial detachment", "CL": "collateral vessels",
 }
 
 # %% ../../nbs/data/02_named_sets.ipynb #8514158b
 RFMID = Description(
-    title="RFMiD", citation="Pachade et al., Data 6:14 (2021)", licence="CC BY 4.0: check the source page",
+    title="RFMiD", citation="Pachade et al., Data 6:14 (2021)",
+    licence="CC BY 4.0: check the source page",
     where="https://ieee-dataport.org/open-access/retinal-fundus-multi-disease-image-dataset-rfmid",
-    cannot_tell=("which eye", "which photographs are of one patient", "grades of diabetic retinopathy", "age and sex"),
-    files=tuple(LabelFile(f"{folder}/RFMiD_{name}_Labels.csv", {"image": "ID"}, (images, f"{folder}/{images}", "images"), rows, prefix=f"{name}-")
-                for folder, name, images, rows in (("Training_Set", "Training", "Training", 1920), ("Evaluation_Set", "Validation", "Validation", 640),
+    cannot_tell=("which eye", "which photographs are of one patient",
+                 "grades of diabetic retinopathy", "age and sex"),
+    files=tuple(LabelFile(f"{folder}/RFMiD_{name}_Labels.csv", {"image": "ID"},
+                          (images, f"{folder}/{images}", "images"), rows, prefix=f"{name}-")
+                for folder, name, images, rows in (("Training_Set", "Training", "Training",
+                                                    1920), ("Evaluation_Set", "Validation",
+                    "Validation", 640),
                                                    ("Test_Set", "Testing", "Test", 640))),
-    flags={"Disease_Risk": {"0": "normal", "1": "abnormal"}} | {code: {"1": word} for code, word in RFMID_FINDINGS.items()})
+    flags={"Disease_Risk": {"0": "normal", "1": "abnormal"}}
+    | {code: {"1": word} for code, word in RFMID_FINDINGS.items()})
 
 # %% ../../nbs/data/02_named_sets.ipynb #84b52a02
 BRSET_FINDINGS = {
-    "macular_edema": "macular oedema", "scar": "chorioretinal scar", "nevus": "choroidal nevus", "amd": "age-related macular degeneration",
-    "vascular_occlusion": "retinal vascular occlusion", "hypertensive_retinopathy": "hypertensive retinopathy", "drusens": "drusen",
-    "hemorrhage": "hemorrhage", "retinal_detachment": "retinal detachment", "myopic_fundus": "myopic fundus",
+    "macular_edema": "macular oedema", "scar": "chorioretinal scar", "nevus": "choroidal nevus",
+    "amd": "age-related macular degeneration",
+    "vascular_occlusion": "retinal vascular occlusion",
+    "hypertensive_retinopathy": "hypertensive retinopathy", "drusens": "drusen",
+    "hemorrhage": "hemorrhage", "retinal_detachment": "retinal detachment",
+    "myopic_fundus": "myopic fundus",
     "increased_cup_disc": "large cup to disc ratio", "other": "abnormal",
 }
 BRSET_PARTS = ("optic_disc", "vessels", "macula")
 
+# %% ../../nbs/data/02_named_sets.ipynb #1d9f2a99
 def brset_rows(table: pd.DataFrame) -> pd.DataFrame:
     """A column `normal`: 1 where no finding is flagged, no part is abnormal (2) and DR is 0."""
-    clear = (table[list(BRSET_FINDINGS)] == "0").all(axis=1) & (table[list(BRSET_PARTS)] == "1").all(axis=1)
+    clear = (table[list(BRSET_FINDINGS)] == "0").all(axis=1) & (table[list(BRSET_PARTS)]
+        == "1").all(axis=1)
     quality = table["quality"] if "quality" in table else ""  # not in the first edition
-    return table.assign(normal=(clear & (table["DR_ICDR"].map(plain_text) == "0")).map({True: "1", False: "0"}), quality=quality)
+    return table.assign(normal=(clear & (table["DR_ICDR"].map(plain_text)
+                                         == "0")).map({True: "1", False: "0"}), quality=quality)
 
 # %% ../../nbs/data/02_named_sets.ipynb #23a4fad0
 BRSET = Description(
@@ -329,68 +455,101 @@ BRSET = Description(
     flags={"normal": {"1": "normal"}} | {part: {"1": "", "2": "abnormal"} for part in BRSET_PARTS} | {name: {"1": word} for name, word in BRSET_FINDINGS.items()})
 
 # %% ../../nbs/data/02_named_sets.ipynb #d9c043f2
-ODIR_FLAGS = {"D": ("diabetic_retinopathy",), "G": ("glaucoma",), "C": ("cataract",), "H": ("hypertensive_retinopathy",), "M": ("pathological_myopia",),
-              "A": ("age_related_macular_degeneration", "neovascular_age_related_macular_degeneration")}
+ODIR_FLAGS = {"D": ("diabetic_retinopathy",), "G": ("glaucoma",), "C": ("cataract",),
+              "H": ("hypertensive_retinopathy",), "M": ("pathological_myopia",),
+              "A": ("age_related_macular_degeneration",
+                    "neovascular_age_related_macular_degeneration")}
 
 # %% ../../nbs/data/02_named_sets.ipynb #af750eab
 @lru_cache(maxsize=65536)
 def _diseases(keywords: str) -> frozenset | None:
-    "Diseases that `keywords` name, suspected ones included; None if a keyword is unknown or rules the photograph out."
-    try: return frozenset(read_keywords(keywords).diseases)
-    except RejectedImage: return None
+    """Diseases that `keywords` name, suspected ones included; None if a keyword is unknown or rules
+    the photograph out."""
+    try:
+        return frozenset(read_keywords(keywords).diseases)
+    except RejectedImage:
+        return None
 
+# %% ../../nbs/data/02_named_sets.ipynb #8db59c9e
 def flag_conflict(left: str, right: str, flags: dict[str, str]) -> str:
-    """What the flags of a patient say against the keywords of the two eyes, or "" (also where the keywords are not all known)."""
-    if _diseases(left) is None or _diseases(right) is None: return ""
+    """What the flags of a patient say against the keywords of the two eyes, or "" (also where the
+    keywords are not all known)."""
+    if _diseases(left) is None or _diseases(right) is None:
+        return ""
     named, said = _diseases(left) | _diseases(right), []
     for letter, diseases in ODIR_FLAGS.items():
-        borne_out = named & {prefix + disease for disease in diseases for prefix in ("", "suspected_")}
-        if flags.get(letter) == "1" and not borne_out: said.append(f"flag {letter} but no keyword says {diseases[0]}")
-        if flags.get(letter) == "0": said += [f"no flag {letter} but a keyword says {disease}" for disease in diseases if disease in named]
+        borne_out = named & {prefix + disease for disease in diseases
+                             for prefix in ("", "suspected_")}
+        if flags.get(letter) == "1" and not borne_out:
+            said.append(f"flag {letter} but no keyword says {diseases[0]}")
+        if flags.get(letter) == "0":
+            said += [f"no flag {letter} but a keyword says {disease}" for disease in diseases
+                     if disease in named]
     return "; ".join(said)
 
 # %% ../../nbs/data/02_named_sets.ipynb #3e2a3f32
 def odir_patients(table: pd.DataFrame) -> pd.DataFrame:
-    """One row an eye from the official table (one row a patient) or Kaggle's `full_df.csv` (one row an eye, keywords of both)."""
+    """One row an eye from the official table (one row a patient) or Kaggle's `full_df.csv` (one row
+    an eye, keywords of both)."""
     sides = []
     for side in ("Left", "Right"):
-        rows = table.assign(image=table[f"{side}-Fundus"], side=side, keywords=table[f"{side}-Diagnostic Keywords"])
+        rows = table.assign(image=table[f"{side}-Fundus"], side=side,
+                            keywords=table[f"{side}-Diagnostic Keywords"])
         sides.append(rows[rows["filename"] == rows["image"]] if "filename" in table else rows)
     rows = pd.concat(sides).sort_index(kind="stable", ignore_index=True)
     return rows.rename(columns={"Patient Age": "age", "Patient Sex": "sex", "side": "eye"})
 
+# %% ../../nbs/data/02_named_sets.ipynb #2b660e92
 def odir_rows(table: pd.DataFrame) -> pd.DataFrame:
     """One row an eye: image, ID, eye, age, sex, keywords, and a note on what contradicts them."""
     rows = odir_patients(table) if "Left-Fundus" in table else table
-    both = {key: set(words) for key, words in rows.groupby(["ID", rows["eye"].str.lower()])["keywords"]}
+    both = {key: set(words) for key, words in rows.groupby(["ID",
+        rows["eye"].str.lower()])["keywords"]}
     notes = []
     for row in rows.to_dict("records"):
         eyes = [both.get((row["ID"], side), {None}) for side in ("left", "right")]
         known = all(len(words) == 1 and None not in words for words in eyes)
         notes.append(flag_conflict(*(next(iter(words)) for words in eyes), row) if known else "")
     old = rows["age"] == "1"
-    notes = [", ".join(filter(None, (note, "age 1 taken as missing" if young else ""))) for note, young in zip(notes, old)]
+    notes = [", ".join(filter(None, (note, "age 1 taken as missing" if young else "")))
+             for note, young in zip(notes, old)]
     return rows.assign(age=rows["age"].mask(old, ""), note=notes)
 
 # %% ../../nbs/data/02_named_sets.ipynb #2f4715ac
-ODIR_COLUMNS = {"image": "image", "patient": "ID", "eye": "eye", "age": "age", "sex": "sex", "labels": "keywords", "report": "keywords"}
+ODIR_COLUMNS = {"image": "image", "patient": "ID", "eye": "eye", "age": "age", "sex": "sex",
+                "labels": "keywords", "report": "keywords"}
+
+# %% ../../nbs/data/02_named_sets.ipynb #d17977d3
 ODIR = Description(
-    title="ODIR-5K", citation="Peking University International Competition on Ocular Disease Intelligent Recognition (ODIR-2019)",
-    licence="research use; redistribution not granted: see the source page", where="https://odir2019.grand-challenge.org",
-    cannot_tell=("cup-to-disc ratio", "how the photograph was framed", "which lesions, beside drusen", "whether a disease that is not named was looked for"),
+    title="ODIR-5K", citation="Peking University International Competition on Ocular Disease "
+    "Intelligent Recognition (ODIR-2019)",
+    licence="research use; redistribution not granted: see the source page",
+    where="https://odir2019.grand-challenge.org",
+    cannot_tell=("cup-to-disc ratio", "how the photograph was framed",
+                 "which lesions, beside drusen",
+                 "whether a disease that is not named was looked for"),
     files=(LabelFile("labels.csv", ODIR_COLUMNS, ("images", ".")),
-           LabelFile("ODIR-5K_Training_Annotations(Updated)_V2.xlsx", ODIR_COLUMNS, ("ODIR-5K_Training_Dataset", "Training Images", "ODIR-5K/Training Images", "images"), 7000),
-           LabelFile("full_df.csv", ODIR_COLUMNS, ("ODIR-5K/Training Images", "ODIR-5K/ODIR-5K/Training Images", "preprocessed_images", "images"), 6392)),
+           LabelFile("ODIR-5K_Training_Annotations(Updated)_V2.xlsx", ODIR_COLUMNS,
+                     ("ODIR-5K_Training_Dataset", "Training Images", "ODIR-5K/Training Images",
+                      "images"), 7000),
+           LabelFile("full_df.csv", ODIR_COLUMNS,
+                     ("ODIR-5K/Training Images", "ODIR-5K/ODIR-5K/Training Images",
+                      "preprocessed_images", "images"), 6392)),
     arrange=odir_rows, one_of=True)
 
 # %% ../../nbs/data/02_named_sets.ipynb #21d79cbb
-DESCRIPTIONS = {"eyepacs": EYEPACS, "aptos2019": APTOS, "airogs": AIROGS, "idrid": IDRID, "refuge2": REFUGE2, "odir": ODIR, "messidor2": MESSIDOR2,
-                "ddr": DDR, "rfmid": RFMID, "deepdrid": DEEPDRID, "papila": PAPILA, "g1020": G1020, "origa": ORIGA, "brset": BRSET}
+DESCRIPTIONS = {"eyepacs": EYEPACS, "aptos2019": APTOS, "airogs": AIROGS, "idrid": IDRID,
+                "refuge2": REFUGE2, "odir": ODIR, "messidor2": MESSIDOR2, "ddr": DDR,
+                "rfmid": RFMID, "deepdrid": DEEPDRID, "papila": PAPILA, "g1020": G1020,
+                "origa": ORIGA, "brset": BRSET}
 
 # %% ../../nbs/data/02_named_sets.ipynb #db0b5855
 def open_source(kind: str, root: str | Path, **options) -> Source:
-    """The adapter called `kind` (a name of `DESCRIPTIONS`, or "folder") on `root`; `options` are those of `FolderSource`."""
+    """The adapter called `kind` (a name of `DESCRIPTIONS`, or "folder") on `root`; `options` are
+    those of `FolderSource`."""
     if kind == "folder":
         return FolderSource(root, **options)
-    if kind not in DESCRIPTIONS: raise UserError(f"dataset.source {kind!r} is unknown{did_you_mean(kind, ['simulated', 'folder', *DESCRIPTIONS])}")
+    if kind not in DESCRIPTIONS:
+        raise UserError(f"dataset.source {kind!r} is "
+                        f"unknown{did_you_mean(kind, ['simulated', 'folder', *DESCRIPTIONS])}")
     return NamedSource(kind, root, **options)

@@ -18,54 +18,71 @@ from .images import decode_png
 
 # %% ../../nbs/data/04_read.ipynb #51f4599c
 def _read(folder: str | Path, name: str) -> pd.DataFrame:
-    "One table of a data set folder."
+    """One table of a data set folder."""
     path = Path(folder) / name
-    if not path.is_file(): raise UserError(f"{path}: not found; run the dataset stage first (make repro)")
+    if not path.is_file():
+        raise UserError(f"{path}: not found; run the dataset stage first (make repro)")
     return pd.read_parquet(path)
 
+# %% ../../nbs/data/04_read.ipynb #7cb69839
 def load_records(folder: str | Path) -> pd.DataFrame:
-    """`records.parquet` of a data set folder, columns `RECORD_COLUMNS`; rows of one patient stand together."""
+    """`records.parquet` of a data set folder, columns `RECORD_COLUMNS`; rows of one patient stand
+    together."""
     return _read(folder, "records.parquet")
+
 
 def load_findings(folder: str | Path) -> pd.DataFrame:
     """`findings.parquet`: image_id and the columns of `Findings`; no rows for a real data set."""
     return _read(folder, "findings.parquet")
 
+# %% ../../nbs/data/04_read.ipynb #e16665bb
 def load_rejects(folder: str | Path) -> pd.DataFrame:
     """`rejects.parquet`: file and reason of everything that was not used."""
     return _read(folder, "rejects.parquet")
 
+
 def load_notes(folder: str | Path) -> pd.DataFrame:
-    """`notes.parquet` of a real data set: image_id and what its label files hold against the record."""
+    """`notes.parquet` of a real data set: image_id and what its label files hold against the
+    record."""
     return _read(folder, "notes.parquet")
 
 # %% ../../nbs/data/04_read.ipynb #9b74c19a
-def iter_shards(folder: str | Path, split: str | None = None, columns=("image_id", "low", "high")) -> Iterator[pd.DataFrame]:
-    """Yield the image shards of a data set folder (of one `split`, or all) as tables: image_id, low, high (PNG bytes)."""
+def iter_shards(folder: str | Path, split: str | None = None,
+                columns=("image_id", "low", "high")) -> Iterator[pd.DataFrame]:
+    """Yield the image shards of a data set folder (of one `split`, or all) as tables: image_id,
+    low, high (PNG bytes)."""
     paths = sorted((Path(folder) / "images").glob(f"{split or '*'}-*.parquet"))
-    for path in paths: yield pq.read_table(path, columns=list(columns)).to_pandas()
+    for path in paths:
+        yield pq.read_table(path, columns=list(columns)).to_pandas()
 
 # %% ../../nbs/data/04_read.ipynb #035e027a
-def load_images(folder: str | Path, split: str | None = None, resolution: str = "high", image_ids=None) -> tuple[list[str], np.ndarray]:
+def load_images(folder: str | Path, split: str | None = None, resolution: str = "high",
+                image_ids=None) -> tuple[list[str], np.ndarray]:
     """Images of a data set, decoded.
 
     Parameters
     ----------
-    split : "train", "val", "test", or None for all. resolution : "high" or "low". image_ids : only these, or None for all.
+    split : "train", "val", "test", or None for all. resolution : "high" or "low". image_ids : only
+        these, or None for all.
 
     Returns
     -------
     ids in the order of `records.parquet`, uint8 RGB [N, H, W, 3] in the same order.
     """
-    if resolution not in ("low", "high"): raise ValueError(f"resolution {resolution!r}: choose low or high")
+    if resolution not in ("low", "high"):
+        raise ValueError(f"resolution {resolution!r}: choose low or high")
     records, wanted = load_records(folder), None if image_ids is None else set(image_ids)
-    ids = [i for i, s in zip(records["image_id"], records["split"]) if split in (None, s) and (wanted is None or i in wanted)]
-    if wanted is not None and len(ids) != len(wanted): raise ValueError(f"{len(wanted) - len(ids)} of the image ids are not in {folder}")
+    ids = [i for i, s in zip(records["image_id"], records["split"])
+           if split in (None, s) and (wanted is None or i in wanted)]
+    if wanted is not None and len(ids) != len(wanted):
+        raise ValueError(f"{len(wanted) - len(ids)} of the image ids are not in {folder}")
     place, images = {image_id: k for k, image_id in enumerate(ids)}, None
     for shard in iter_shards(folder, split, ("image_id", resolution)):
         for image_id, png in zip(shard["image_id"], shard[resolution]):
-            if image_id not in place: continue
+            if image_id not in place:
+                continue
             image = decode_png(png)
-            if images is None: images = np.empty((len(ids), *image.shape), np.uint8)
+            if images is None:
+                images = np.empty((len(ids), *image.shape), np.uint8)
             images[place[image_id]] = image
     return ids, np.empty((0, 0, 0, 3), np.uint8) if images is None else images

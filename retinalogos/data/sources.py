@@ -33,7 +33,8 @@ from ..eye.records import DISEASES, SIGNS, EyeRecord
 # %% ../../nbs/data/01_sources.ipynb #c7a7c164
 @dataclass(frozen=True)
 class SourceItem:
-    """One usable row: image `file` (absolute), whose eye it is, what is recorded; `age` [years] and `sex` may be None.
+    """One usable row: image `file` (absolute), whose eye it is, what is recorded; `age` [years] and
+    `sex` may be None.
 
     `note` says what contradicts the record elsewhere in the label files, "" if nothing does.
     """
@@ -55,9 +56,11 @@ class Reject:
 
 # %% ../../nbs/data/01_sources.ipynb #c59c59b4
 class Source(Protocol):
-    """A data set under `root` on this machine: where it comes from, on which terms, what it cannot tell, and its items in a fixed order.
+    """A data set under `root` on this machine: where it comes from, on which terms, what it cannot
+    tell, and its items in a fixed order.
 
-    After `items` has been exhausted, `notes` says what was unlike the published set, such as a different number of rows.
+    After `items` has been exhausted, `notes` says what was unlike the published set, such as a
+    different number of rows.
     """
 
     name: str
@@ -68,7 +71,8 @@ class Source(Protocol):
     root: Path
     notes: list[str]
 
-    def items(self) -> Iterator[SourceItem | Reject]: ...
+    def items(self) -> Iterator[SourceItem | Reject]:
+        ...
 
 # %% ../../nbs/data/01_sources.ipynb #87f98548
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
@@ -76,7 +80,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 # %% ../../nbs/data/01_sources.ipynb #3bf7d832
 FOLLOW = "set follow_links = yes under [machine] in settings.local.ini to allow it"
 
-
+# %% ../../nbs/data/01_sources.ipynb #6fd68b96
 def find_image(folder: Path, name: str, follow_links: bool = False) -> Path:
     """The file that a table calls `name`, under `folder`, with or without its suffix.
 
@@ -94,7 +98,8 @@ def find_image(folder: Path, name: str, follow_links: bool = False) -> Path:
             raise RejectedImage("the path leads outside the image folder")
         try:
             there = bool(name) and path.is_file()
-            linked = there and not follow_links and not path.resolve().is_relative_to(Path(top).resolve())
+            linked = (there and not follow_links
+                      and not path.resolve().is_relative_to(Path(top).resolve()))
         except (OSError, RuntimeError, ValueError):
             raise RejectedImage("not a possible file name") from None
         if linked:
@@ -103,9 +108,10 @@ def find_image(folder: Path, name: str, follow_links: bool = False) -> Path:
             return path
     raise RejectedImage("the table names this image but there is no such file")
 
-
+# %% ../../nbs/data/01_sources.ipynb #f1c63934
 def image_folder(root: Path, folder: Path, follow_links: bool = False) -> Path:
-    """`folder`, of photographs, below `root`; `UserError` where it lies outside, by itself or by a link that may not be followed."""
+    """`folder`, of photographs, below `root`; `UserError` where it lies outside, by itself or by a
+    link that may not be followed."""
     folder = Path(os.path.abspath(folder))
     if not folder.is_relative_to(os.path.abspath(root)):
         raise UserError(f"{folder}: the folder of photographs lies outside the data folder {root}")
@@ -115,15 +121,15 @@ def image_folder(root: Path, folder: Path, follow_links: bool = False) -> Path:
 
 # %% ../../nbs/data/01_sources.ipynb #907142ed
 GRADE_WORDS = {
-    "no diabetic retinopathy": 0, "mild nonproliferative retinopathy": 1, "moderate nonproliferative retinopathy": 2,
+    "no diabetic retinopathy": 0, "mild nonproliferative retinopathy": 1,
+    "moderate nonproliferative retinopathy": 2,
     "severe nonproliferative retinopathy": 3, "proliferative diabetic retinopathy": 4,
     "severe proliferative diabetic retinopathy": 4, "diabetic retinopathy": None,
     "no dr": 0, "mild npdr": 1, "moderate npdr": 2, "severe npdr": 3, "pdr": 4, "dr": None,
 }
-QUALITY_WORDS = {
-    "low image quality": "reject", "image offset": "usable", "lens dust": "usable", "refractive media opacity": "usable",
-    "optic disk photographically invisible": "usable",
-}
+QUALITY_WORDS = {"low image quality": "reject", "image offset": "usable", "lens dust": "usable",
+                 "refractive media opacity": "usable",
+                 "optic disk photographically invisible": "usable"}
 NOT_A_FUNDUS = ("anterior segment image", "no fundus image")
 
 # %% ../../nbs/data/01_sources.ipynb #1ac969be
@@ -131,23 +137,37 @@ SAME_AS = {
     "dry age related macular degeneration": "age related macular degeneration",
     "wet age related macular degeneration": "neovascular age related macular degeneration",
     "exudative age related macular degeneration": "neovascular age related macular degeneration",
-    "macular epiretinal membrane": "epiretinal membrane", "epiretinal membrane over the macula": "epiretinal membrane",
-    "optic disk epiretinal membrane": "epiretinal membrane", "macular epimacular membrane": "epiretinal membrane",
+    "macular epiretinal membrane": "epiretinal membrane",
+    "epiretinal membrane over the macula": "epiretinal membrane",
+    "optic disk epiretinal membrane": "epiretinal membrane",
+    "macular epimacular membrane": "epiretinal membrane",
     "old branch retinal vein occlusion": "branch retinal vein occlusion",
     "old central retinal vein occlusion": "central retinal vein occlusion",
     "myopia retinopathy": "pathological myopia", "myopic maculopathy": "pathological myopia",
-    "post laser photocoagulation": "laser scars", "fundus laser photocoagulation spots": "laser scars", "laser spot": "laser scars",
-    "laser spots": "laser scars", "laser scar": "laser scars", "post retinal laser surgery": "laser scars",
-    "intraretinal microvascular abnormality": "intraretinal microvascular abnormalities", "irma": "intraretinal microvascular abnormalities",
-    "choroidal neovascularization": "choroidal neovascularisation", "neovascularization": "neovascularisation",
-    "preretinal hemorrhage": "preretinal haemorrhage", "subretinal hemorrhage": "subretinal haemorrhage",
-    "intraretinal hemorrhage": "haemorrhages", "hemorrhage": "haemorrhages", "retina fold": "retinal fold", "soft exudates": "cotton wool spots",
-    "bietti crystalline dystrophy": "crystalline dystrophy", "retinal nerve fibre layer defect": "nerve fibre layer defect",
-    "retinal nerve fiber layer defect": "nerve fibre layer defect", "myelinated nerve fibers": "myelinated nerve fibres",
-    "macular edema": "macular oedema", "myopic retinopathy": "pathological myopia", "retinal artery macroaneurysm": "retinal macroaneurysm",
+    "post laser photocoagulation": "laser scars",
+    "fundus laser photocoagulation spots": "laser scars", "laser spot": "laser scars",
+    "laser spots": "laser scars", "laser scar": "laser scars",
+    "post retinal laser surgery": "laser scars",
+    "intraretinal microvascular abnormality": "intraretinal microvascular abnormalities",
+    "irma": "intraretinal microvascular abnormalities",
+    "choroidal neovascularization": "choroidal neovascularisation",
+    "neovascularization": "neovascularisation",
+    "preretinal hemorrhage": "preretinal haemorrhage",
+    "subretinal hemorrhage": "subretinal haemorrhage",
+    "intraretinal hemorrhage": "haemorrhages", "hemorrhage": "haemorrhages",
+    "retina fold": "retinal fold", "soft exudates": "cotton wool spots",
+    "bietti crystalline dystrophy": "crystalline dystrophy",
+    "retinal nerve fibre layer defect": "nerve fibre layer defect",
+    "retinal nerve fiber layer defect": "nerve fibre layer defect",
+    "myelinated nerve fibers": "myelinated nerve fibres",
+    "macular edema": "macular oedema", "myopic retinopathy": "pathological myopia",
+    "retinal artery macroaneurysm": "retinal macroaneurysm",
     "amd": "age related macular degeneration",
-    "dry amd": "age related macular degeneration", "wet amd": "neovascular age related macular degeneration",
-    "brvo": "branch retinal vein occlusion", "crvo": "central retinal vein occlusion", "cataracts": "cataract", "optic disc cupping": "large cup to disc ratio", "tortuous vessels": "vessel tortuosity",
+    "dry amd": "age related macular degeneration",
+    "wet amd": "neovascular age related macular degeneration",
+    "brvo": "branch retinal vein occlusion", "crvo": "central retinal vein occlusion",
+    "cataracts": "cataract", "optic disc cupping": "large cup to disc ratio",
+    "tortuous vessels": "vessel tortuosity",
     "arteriovenous nipping": "arteriovenous nicking",
 }
 
@@ -177,7 +197,8 @@ tilted disc, diffuse chorioretinal atrophy, glial remnants anterior to the optic
 # %% ../../nbs/data/01_sources.ipynb #0deaa74b
 @lru_cache(maxsize=4096)
 def canonical_word(keyword: str) -> str:
-    """A keyword in the spelling of the tables above: lower case, single spaces, no hyphens, one name for each thing."""
+    """A keyword in the spelling of the tables above: lower case, single spaces, no hyphens, one
+    name for each thing."""
     word = re.sub(r"[\s_/-]+", " ", keyword.strip().lower())
     word = word.replace("non proliferative", "nonproliferative").replace("suspicious", "suspected")
     word = re.sub(r"nonproliferative diabetic retinopathy", "nonproliferative retinopathy", word)
@@ -197,39 +218,55 @@ class Labels:
 
     def add(self, field: str, name: str) -> None:
         names = getattr(self, field)
-        if name not in names: names.append(name)
+        if name not in names:
+            names.append(name)
 
 # %% ../../nbs/data/01_sources.ipynb #aadfc1d7
 def add_keyword(labels: Labels, word: str) -> None:
-    """Enter one canonical `word` into `labels` in place; raise `RejectedImage` for an unknown or contradictory one."""
+    """Enter one canonical `word` into `labels` in place; raise `RejectedImage` for an unknown or
+    contradictory one."""
     suspected = word.startswith("suspected ")
     plain, prefix = (canonical_word(word[10:]), "suspected_") if suspected else (word, "")
-    if plain in ("normal fundus", "normal"): labels.normal = True
-    elif plain == "abnormal": labels.abnormal = True
-    elif plain in NOT_A_FUNDUS: raise RejectedImage(f"labelled {word!r}: not a fundus photograph")
-    elif plain in QUALITY_WORDS: labels.quality = "reject" if "reject" in (labels.quality, QUALITY_WORDS[plain]) else "usable"
-    elif plain in GRADE_WORDS and suspected: labels.add("diseases", "suspected_diabetic_retinopathy")
-    elif plain in GRADE_WORDS: add_grade(labels, GRADE_WORDS[plain])
-    elif plain in DISEASE_WORDS: labels.add("diseases", prefix + plain.replace(" ", "_"))
-    elif plain in SIGN_WORDS: labels.add("signs", prefix + plain.replace(" ", "_"))
-    else: raise RejectedImage(f"unknown label {word!r}")
+    if plain in ("normal fundus", "normal"):
+        labels.normal = True
+    elif plain == "abnormal":
+        labels.abnormal = True
+    elif plain in NOT_A_FUNDUS:
+        raise RejectedImage(f"labelled {word!r}: not a fundus photograph")
+    elif plain in QUALITY_WORDS:
+        labels.quality = "reject" if "reject" in (labels.quality,
+                                                  QUALITY_WORDS[plain]) else "usable"
+    elif plain in GRADE_WORDS and suspected:
+        labels.add("diseases", "suspected_diabetic_retinopathy")
+    elif plain in GRADE_WORDS:
+        add_grade(labels, GRADE_WORDS[plain])
+    elif plain in DISEASE_WORDS:
+        labels.add("diseases", prefix + plain.replace(" ", "_"))
+    elif plain in SIGN_WORDS:
+        labels.add("signs", prefix + plain.replace(" ", "_"))
+    else:
+        raise RejectedImage(f"unknown label {word!r}")
 
 # %% ../../nbs/data/01_sources.ipynb #dbfac14d
 def add_grade(labels: Labels, grade: int | None) -> None:
     """Enter a DR grade (0 to 4, None = retinopathy that was not graded) into `labels` in place."""
     if grade is not None and labels.dr_grade not in (None, grade):
         raise RejectedImage(f"contradictory labels: DR grades {labels.dr_grade} and {grade}")
-    if grade != 0: labels.add("diseases", "diabetic_retinopathy")
-    if grade is not None: labels.dr_grade = grade
+    if grade != 0:
+        labels.add("diseases", "diabetic_retinopathy")
+    if grade is not None:
+        labels.dr_grade = grade
 
 # %% ../../nbs/data/01_sources.ipynb #e93fcc14
 BLANKS = ("", "nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "#null!", "#na", "nil",
-          "-", "--", "–", "—", ".", "?", "n.a", "missing", "unknown", "not known", "not available", "not recorded")
+          "-", "--", "–", "—", ".", "?", "n.a", "missing", "unknown", "not known",
+          "not available", "not recorded")
 """What tables write where they have nothing to say."""
 
 
 def read_keywords(text: str) -> Labels:
-    """Labels of one eye from keywords separated by a comma, full-width comma, semicolon or vertical bar."""
+    """Labels of one eye from keywords separated by a comma, full-width comma, semicolon or vertical
+    bar."""
     labels = Labels([], [])
     for keyword in re.split(r"[,，;；|]", text):
         if keyword.strip().lower() not in BLANKS:
@@ -240,18 +277,24 @@ def read_keywords(text: str) -> Labels:
 SPELLINGS = {
     "eye": dict.fromkeys(("od", "o.d", "right", "right eye", "r", "re", "oculus dexter"), "OD")
            | dict.fromkeys(("os", "o.s", "left", "left eye", "l", "le", "oculus sinister"), "OS"),
-    "dr_grade": {str(grade): grade for grade in range(5)} | {"no dr": 0, "no apparent retinopathy": 0, "mild": 1, "moderate": 2, "severe": 3,
-                 "proliferative": 4, "pdr": 4, "mild npdr": 1, "moderate npdr": 2, "severe npdr": 3},
+    "dr_grade": {str(grade): grade for grade in range(5)}
+    | {"no dr": 0, "no apparent retinopathy": 0, "mild": 1, "moderate": 2, "severe": 3,
+                 "proliferative": 4, "pdr": 4, "mild npdr": 1, "moderate npdr": 2,
+                 "severe npdr": 3},
     "glaucoma": dict.fromkeys(("0", "no", "n", "false", "f", "nrg", "negative", "absent"), False)
                 | dict.fromkeys(("1", "yes", "y", "true", "t", "rg", "positive", "present"), True),
-    "quality": {"good": "good", "usable": "usable", "reject": "reject", "0": "good", "1": "usable", "2": "reject", "excellent": "good",
-                "adequate": "good", "inadequate": "reject", "gradable": "usable", "ungradable": "reject", "poor": "reject", "bad": "reject"},
-    "sex": {"male": "male", "m": "male", "man": "male", "female": "female", "f": "female", "woman": "female"},
+    "quality": {"good": "good", "usable": "usable", "reject": "reject", "0": "good",
+                "1": "usable", "2": "reject", "excellent": "good",
+                "adequate": "good", "inadequate": "reject", "gradable": "usable",
+                "ungradable": "reject", "poor": "reject", "bad": "reject"},
+    "sex": {"male": "male", "m": "male", "man": "male", "female": "female", "f": "female",
+            "woman": "female"},
 }
 
 # %% ../../nbs/data/01_sources.ipynb #60f08954
 def plain_text(text: str) -> str:
-    """A cell with single spaces; a whole number without its fraction: `1.0`, `1,0` and `1.` are `1`."""
+    """A cell with single spaces; a whole number without its fraction: `1.0`, `1,0` and `1.` are
+    `1`."""
     return re.sub(r"^(\d+)(?:\.0*|,00?)$", r"\1", " ".join(text.split()))
 
 
@@ -259,7 +302,7 @@ def is_blank(text: str) -> bool:
     """Does a cell say nothing?"""
     return text.lower() in BLANKS or text.lower().rstrip(".") in BLANKS
 
-
+# %% ../../nbs/data/01_sources.ipynb #d2738aca
 @lru_cache(maxsize=65536)
 def _read_cell(field: str, text: str, known: tuple | None):
     """`read_cell` with the spellings of one field as a hashable tuple of pairs."""
@@ -268,26 +311,30 @@ def _read_cell(field: str, text: str, known: tuple | None):
         return None
     if known is None:
         return text
-    word = re.sub(r"[\s_-]+", " ", text.lower().rstrip(".")) if text.strip("+-0123456789.") else text
+    word = (re.sub(r"[\s_-]+", " ", text.lower().rstrip("."))
+            if text.strip("+-0123456789.") else text)
     for spelling, value in known:
         if word == spelling:
             return value
     if field == "dr_grade" and GRADE_WORDS.get(canonical_word(text)) is not None:
         return GRADE_WORDS[canonical_word(text)]
-    raise RejectedImage(f"unknown {field} {text!r} (known: {', '.join(spelling for spelling, _ in known)})")
+    raise RejectedImage(f"unknown {field} {text!r} (known: "
+                        f"{', '.join(spelling for spelling, _ in known)})")
 
-
+# %% ../../nbs/data/01_sources.ipynb #29c0b6b4
 def read_cell(field: str, text: str, spellings: dict[str, dict] = SPELLINGS):
-    """The value of one table cell: None when blank, translated by `spellings`; raise `RejectedImage` when unknown."""
+    """The value of one table cell: None when blank, translated by `spellings`; raise
+    `RejectedImage` when unknown."""
     return _read_cell(field, text, tuple(spellings[field].items()) if field in spellings else None)
 
 # %% ../../nbs/data/01_sources.ipynb #9e6c5d68
 OLDEST = 120  # years
 AGE_UNITS = {"y": 1, "m": 12, "w": 52.18, "d": 365.25}
 
-
+# %% ../../nbs/data/01_sources.ipynb #2cc5a8bd
 def read_age(text: str | None) -> float | None:
-    """Years meant by a cell: `57`, `57,5`, `57 years`, `057Y` and `006M` (DICOM), `90+` or `>89` (both 90).
+    """Years meant by a cell: `57`, `57,5`, `57 years`, `057Y` and `006M` (DICOM), `90+` or `>89`
+    (both 90).
 
     None where it is blank; raise `RejectedImage` where it cannot be read or cannot be an age.
     """
@@ -297,7 +344,9 @@ def read_age(text: str | None) -> float | None:
     if over:
         years = float(over[2] or int(over[1]) + (text[:2] != ">=" and text[0] != "≥"))
     else:
-        told = re.fullmatch(r"(\d{1,4}(?:[.,]\d+)?)\s*(y|m|w|d|years?(?: old)?|yrs?|yo|months?)?\.?", text.lower())
+        told = re.fullmatch(
+            r"(\d{1,4}(?:[.,]\d+)?)\s*(y|m|w|d|years?(?: old)?|yrs?|yo|months?)?\.?",
+            text.lower())
         years = float(told[1].replace(",", ".")) / AGE_UNITS[(told[2] or "y")[0]] if told else -1
     if not 0 <= years <= OLDEST:
         raise RejectedImage(f"unknown age {text!r}")
@@ -305,7 +354,8 @@ def read_age(text: str | None) -> float | None:
 
 # %% ../../nbs/data/01_sources.ipynb #49235981
 class FolderColumns(BaseModel):
-    """Which column of the table holds what; None = the table does not tell. `labels` holds keywords, `report` free text."""
+    """Which column of the table holds what; None = the table does not tell. `labels` holds
+    keywords, `report` free text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     image: str = "image"
@@ -325,25 +375,36 @@ class FolderColumns(BaseModel):
 # %% ../../nbs/data/01_sources.ipynb #81964e8e
 @lru_cache(maxsize=65536)
 def _record(eye, dr_grade, glaucoma, quality, text, report) -> EyeRecord:
-    "EyeRecord of one eye from the values of its cells, `text` being keywords."
+    """EyeRecord of one eye from the values of its cells, `text` being keywords."""
     labels = read_keywords(text or "")
-    if dr_grade is not None: add_grade(labels, dr_grade)
-    if glaucoma: labels.add("diseases", "glaucoma")
-    if labels.normal and labels.dr_grade is None: labels.dr_grade = 0
+    if dr_grade is not None:
+        add_grade(labels, dr_grade)
+    if glaucoma:
+        labels.add("diseases", "glaucoma")
+    if labels.normal and labels.dr_grade is None:
+        labels.dr_grade = 0
     abnormal = bool(labels.diseases or labels.signs or labels.abnormal)
-    if labels.normal and labels.abnormal: raise RejectedImage("contradictory labels: normal and abnormal")
+    if labels.normal and labels.abnormal:
+        raise RejectedImage("contradictory labels: normal and abnormal")
     grades = {} if labels.dr_grade is None else {"diabetic_retinopathy": labels.dr_grade}
-    if glaucoma is not None: grades["glaucoma"] = int(glaucoma)
+    if glaucoma is not None:
+        grades["glaucoma"] = int(glaucoma)
     try:
-        return EyeRecord(eye=eye, image_quality=quality or labels.quality, grade_labels=grades, subclinical_labels=tuple(labels.signs),
+        return EyeRecord(eye=eye, image_quality=quality or labels.quality, grade_labels=grades,
+                         subclinical_labels=tuple(labels.signs),
                          disease_labels=tuple(labels.diseases), report=report,
-                         general_label="normal" if labels.normal else "abnormal" if abnormal else None)
+                         general_label="normal" if labels.normal else "abnormal" if abnormal
+                         else None)
     except ValidationError as error:
-        raise RejectedImage("contradictory labels: " + "; ".join(e["msg"] for e in error.errors())) from None
+        raise RejectedImage("contradictory labels: "
+                            + "; ".join(e["msg"] for e in error.errors())) from None
 
+# %% ../../nbs/data/01_sources.ipynb #c767ada2
 def record_from_cells(cells: dict) -> EyeRecord:
-    """EyeRecord of one eye from read cells (keys as in `FolderColumns`); raise `RejectedImage` for contradictory ones."""
-    return _record(*(cells.get(field) for field in ("eye", "dr_grade", "glaucoma", "quality", "labels", "report")))
+    """EyeRecord of one eye from read cells (keys as in `FolderColumns`); raise `RejectedImage` for
+    contradictory ones."""
+    return _record(*(cells.get(field) for field in ("eye", "dr_grade", "glaucoma", "quality",
+                                                    "labels", "report")))
 
 # %% ../../nbs/data/01_sources.ipynb #04613a71
 MAX_WORKBOOK_MEGABYTES, MAX_COLUMNS, MAX_ROWS = 500, 1000, 1_048_576
@@ -353,11 +414,13 @@ def cell_text(value) -> str:
     """A cell of a workbook as text; whole numbers without a fraction."""
     if value is None or value != value:
         return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    return str(int(value)) if isinstance(value,
+                                         float) and value.is_integer() else str(value).strip()
 
-
+# %% ../../nbs/data/01_sources.ipynb #74186df7
 def sheet_rows(path: Path) -> Iterator[list[str]]:
-    """Rows of the first sheet of an .xlsx that are not empty, as text; `UserError` for a cell far to the right."""
+    """Rows of the first sheet of an .xlsx that are not empty, as text; `UserError` for a cell far
+    to the right."""
     from openpyxl import load_workbook
     book = load_workbook(path, read_only=True, data_only=True)
     try:
@@ -369,15 +432,18 @@ def sheet_rows(path: Path) -> Iterator[list[str]]:
                 raise UserError(f"{path}: a cell in column {width} of row {number}: more than "
                                 f"{MAX_COLUMNS:,} columns are no label table")
             if number > MAX_ROWS:
-                raise UserError(f"{path}: more than {MAX_ROWS:,} rows, the most that a workbook can have")
+                raise UserError(
+                    f"{path}: more than {MAX_ROWS:,} rows, the most that a workbook can "
+                    "have")
             if width:
                 yield [cell_text(value) for value in row[:width]]
     finally:
         book.close()
 
-
+# %% ../../nbs/data/01_sources.ipynb #490c871c
 def read_workbook(path: Path) -> list[list[str]]:
-    """Cells of the first sheet of an .xlsx as text; raise `UserError` for anything that is not one, or unpacks to too much."""
+    """Cells of the first sheet of an .xlsx as text; raise `UserError` for anything that is not one,
+    or unpacks to too much."""
     try:
         with ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())
@@ -385,38 +451,45 @@ def read_workbook(path: Path) -> list[list[str]]:
             raise UserError(f"{path}: unpacks to more than {MAX_WORKBOOK_MEGABYTES} MB: not opened")
         rows = list(sheet_rows(path))
     except ImportError:
-        raise UserError(f"{path}: reading Excel files needs openpyxl; pip install openpyxl, or save it as CSV") from None
+        raise UserError(f"{path}: reading Excel files needs openpyxl; pip install openpyxl, or "
+                        "save it as CSV") from None
     except UserError:
         raise
-    except Exception as error:  # openpyxl raises KeyError, TypeError, expat errors and more on damaged files
-        raise UserError(f"{path}: not a readable Excel workbook: {type(error).__name__}: {error}") from None
+    # openpyxl raises KeyError, TypeError, expat errors and more on damaged files
+    except Exception as error:
+        raise UserError(f"{path}: not a readable Excel workbook: {type(error).__name__}: "
+                        f"{error}") from None
     width = max(map(len, rows), default=0)
     return [row + [""] * (width - len(row)) for row in rows]
 
 # %% ../../nbs/data/01_sources.ipynb #07ab3da9
 def delimiter_of(line: str, delimiter: str = ",") -> str:
-    """The separator of a table whose first line is `line`: a semicolon or tab where it has more of those than commas."""
+    """The separator of a table whose first line is `line`: a semicolon or tab where it has more of
+    those than commas."""
     bare = re.sub(r'"[^"]*"', "", line)  # a separator within quotation marks is none
     return max((delimiter, ";", "\t"), key=bare.count) if delimiter == "," else delimiter
 
-
+# %% ../../nbs/data/01_sources.ipynb #8fafc9db
 def narrow_rows(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
     """`rows` as they are; `UserError` for one of more cells than a label table has."""
     for number, row in enumerate(rows, 1):
         if len(row) > MAX_COLUMNS:
-            raise UserError(f"{path}: {len(row):,} cells in row {number}: more than {MAX_COLUMNS:,} columns are no label table")
+            raise UserError(f"{path}: {len(row):,} cells in row {number}: more than "
+                            f"{MAX_COLUMNS:,} columns are no label table")
         yield row
 
-
+# %% ../../nbs/data/01_sources.ipynb #016fd6bd
 def read_rows(path: Path, delimiter: str = ",") -> list[list[str]]:
     """Stripped text cells of a CSV (or of an .xlsx), one list a line, blank lines left out.
 
     Raises
     ------
-    UserError : no such file, not UTF-8 text, a quotation that is never closed, or a damaged workbook.
+    UserError : no such file, not UTF-8 text, a quotation that is never closed, or a damaged
+        workbook.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such label table; set dataset.table to a CSV inside the data folder")
+        raise UserError(f"{path}: no such label table; set dataset.table to a CSV inside the "
+                        "data folder")
     if path.suffix.lower() == ".xlsx":
         return [row for row in read_workbook(path) if any(row)]
     try:
@@ -426,7 +499,8 @@ def read_rows(path: Path, delimiter: str = ",") -> list[list[str]]:
             delimiter = delimiter_of(file.readline(100_000), delimiter)
             file.seek(0)
             rows = [[sys.intern(cell.strip()) for cell in row]
-                    for row in narrow_rows(path, csv.reader(file, delimiter=delimiter, strict=True))]
+                    for row in narrow_rows(path, csv.reader(file, delimiter=delimiter,
+                strict=True))]
     except (UnicodeError, csv.Error, OSError) as error:
         raise UserError(f"{path}: not a readable CSV table (UTF-8): {error}") from None
     return [row for row in rows if any(row)]
@@ -438,37 +512,54 @@ def read_table(path: Path, needed: Iterable[str], delimiter: str = ",",
 
     Parameters
     ----------
-    needed : columns that must be there, once each. header : names of the columns where the file has none.
+    needed : columns that must be there, once each. header : names of the columns where the file has
+        none.
 
     Raises
     ------
-    UserError : as `read_rows`, a needed column is missing or there twice, or no row fits the header.
+    UserError : as `read_rows`, a needed column is missing or there twice, or no row fits the
+        header.
     """
     rows = read_rows(path, delimiter)
     names = list(header) if header else rows.pop(0) if rows else []
     missing = [column for column in dict.fromkeys(needed) if names.count(column) != 1]
-    if missing: raise UserError(f"{path}: no column {', '.join(missing)}, or more than one; it has {', '.join(n for n in names if n)} (set dataset.columns)")
-    width, named, good, rejects = len(names), max((k + 1 for k, n in enumerate(names) if n), default=0), [], []
+    if missing:
+        raise UserError(f"{path}: no column {', '.join(missing)}, or more than one; it has "
+                        f"{', '.join(n for n in names if n)} (set dataset.columns)")
+    width, named, good, rejects = len(names), max((k + 1 for k, n in enumerate(names) if n),
+                                                  default=0), [], []
     for row in rows:
-        if not any(row[width:]): del row[width:]
-        if named <= len(row) <= width: good.append(row + [""] * (width - len(row)))
-        else: rejects.append(Reject(f"{path.name}: {','.join(row)[:80]}", f"a row of {len(row)} cells under a header of {width}"))
-    if rejects and not good: raise UserError(f"{path}: no row has the {width} cells of its header ({rejects[0].reason})")
+        if not any(row[width:]):
+            del row[width:]
+        if named <= len(row) <= width:
+            good.append(row + [""] * (width - len(row)))
+        else:
+            rejects.append(Reject(f"{path.name}: {','.join(row)[:80]}",
+                                  f"a row of {len(row)} cells under a header of {width}"))
+    if rejects and not good:
+        raise UserError(f"{path}: no row has the {width} cells of its header ({rejects[0].reason})")
     return pd.DataFrame(good, columns=names, dtype=object), rejects
 
 # %% ../../nbs/data/01_sources.ipynb #12b1c99c
 def photographs(folder: Path, follow_links: bool = False) -> list[Path]:
-    """All files under `folder` that are named like photographs, sorted; below linked folders too with `follow_links`."""
+    """All files under `folder` that are named like photographs, sorted; below linked folders too
+    with `follow_links`."""
     paths, seen = [], set()
     for at, folders, names in os.walk(folder, followlinks=follow_links):
         seen.add(os.path.realpath(at))
-        folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(at, name)) not in seen)  # no circles
+        # no circles
+        folders[:] = sorted(name for name in folders
+                            if os.path.realpath(os.path.join(at, name)) not in seen)
         paths += [Path(at) / name for name in names]
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("._"))  # a Mac's
+    # a Mac's
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES
+                  and not path.name.startswith("._"))
 
 # %% ../../nbs/data/01_sources.ipynb #da46cd70
-def image_index(folder: Path, files: list[Path], follow_links: bool = False) -> dict[str, Path | None]:
-    """`files` by lower-case path below `folder` and by bare name, with and without suffix; None where a key means several.
+def image_index(folder: Path, files: list[Path],
+                follow_links: bool = False) -> dict[str, Path | None]:
+    """`files` by lower-case path below `folder` and by bare name, with and without suffix; None
+    where a key means several.
 
     Links are left out unless `follow_links`.
     """
@@ -478,15 +569,18 @@ def image_index(folder: Path, files: list[Path], follow_links: bool = False) -> 
             continue
         relative = path.relative_to(folder).as_posix().lower()
         name = relative.rpartition("/")[2]
-        for key in {relative, relative.rpartition(".")[0], name, name.rpartition(".")[0]}: index[key] = path if key not in index else None
+        for key in {relative, relative.rpartition(".")[0], name, name.rpartition(".")[0]}:
+            index[key] = path if key not in index else None
     return index
 
 # %% ../../nbs/data/01_sources.ipynb #a51f5aea
 @dataclass(frozen=True)
 class Part:
-    """Rows of one label table: text cells in columns named as the fields of `FolderColumns` (and `note`).
+    """Rows of one label table: text cells in columns named as the fields of `FolderColumns` (and
+    `note`).
 
-    `images` is the folder of its photographs. `prefix` stands before patient ids that are taken from file names, for sets whose
+    `images` is the folder of its photographs. `prefix` stands before patient ids that are taken
+    from file names, for sets whose
     parts use the same names. `rejects` are rows that could not be read.
     """
 
@@ -499,7 +593,8 @@ class Part:
 
     def rows(self) -> list[tuple]:
         """The cells of each row, without the image."""
-        return list(zip(*(self.frame[c] for c in self.frame.columns if c != "image"))) or [()] * len(self.frame)
+        return (list(zip(*(self.frame[c] for c in self.frame.columns if c != "image")))
+                or [()] * len(self.frame))
 
 # %% ../../nbs/data/01_sources.ipynb #a07dc46e
 def locate_rows(part: Part, index: dict[str, Path | None]) -> list[Path | str]:
@@ -508,7 +603,8 @@ def locate_rows(part: Part, index: dict[str, Path | None]) -> list[Path | str]:
     for name in part.frame["image"]:
         plain = name.replace("\\", "/").lower()
         stem, _, suffix = plain.rpartition(".")
-        same = index.get(plain) or (index.get(stem) if f".{suffix}" in SUFFIXES else None)  # a.JPEG in the table, a.jpg on the disk
+        # a.JPEG in the table, a.jpg on the disk
+        same = index.get(plain) or (index.get(stem) if f".{suffix}" in SUFFIXES else None)
         try:
             files.append(same or find_image(part.images, name, part.follow_links))
         except RejectedImage as error:
@@ -517,23 +613,30 @@ def locate_rows(part: Part, index: dict[str, Path | None]) -> list[Path | str]:
 
 # %% ../../nbs/data/01_sources.ipynb #a8b328f1
 def unusable_rows(part: Part, files: list[Path | str]) -> dict[int, str]:
-    """Reason by row number for rows without a photograph, and for rows whose photograph another row names too."""
+    """Reason by row number for rows without a photograph, and for rows whose photograph another row
+    names too."""
     rows, first, reasons = part.rows(), {}, {}
     for k, file in enumerate(files):
-        if isinstance(file, str): reasons[k] = file; continue
+        if isinstance(file, str):
+            reasons[k] = file
+            continue
         j = first.setdefault(file, k)
-        if j == k: continue
+        if j == k:
+            continue
         same = rows[j] == rows[k]
-        reasons[k] = "a second row for this image, saying the same" if same else "contradictory rows for this image"
-        if not same: reasons[j] = reasons[k]
+        reasons[k] = ("a second row for this image, saying the same" if same
+                      else "contradictory rows for this image")
+        if not same:
+            reasons[j] = reasons[k]
     return reasons
 
 # %% ../../nbs/data/01_sources.ipynb #300dcbbe
 NOT_IN_CAPTIONS = ("age", "sex")
 
-
+# %% ../../nbs/data/01_sources.ipynb #5b9ea479
 def read_cells(row: dict[str, str], spellings: dict = SPELLINGS) -> tuple[dict, list[str]]:
-    """(values of the cells of a row, notes). An age or sex that cannot be read is missing, with a note: no caption uses it."""
+    """(values of the cells of a row, notes). An age or sex that cannot be read is missing, with a
+    note: no caption uses it."""
     values, notes = {}, []
     for field, text in row.items():
         try:
@@ -546,21 +649,26 @@ def read_cells(row: dict[str, str], spellings: dict = SPELLINGS) -> tuple[dict, 
             notes.append(f"{error.reason.partition(' (known')[0]}, taken as missing")
     return values, notes
 
-
-def read_item(part: Part, file: Path, name: str, row: dict[str, str], pattern: re.Pattern | None = None, spellings: dict = SPELLINGS) -> SourceItem:
-    """The item of one row; named groups of `pattern`, searched in the image's `name`, fill in what the row leaves out."""
+# %% ../../nbs/data/01_sources.ipynb #32b0a4ee
+def read_item(part: Part, file: Path, name: str, row: dict[str, str],
+              pattern: re.Pattern | None = None, spellings: dict = SPELLINGS) -> SourceItem:
+    """The item of one row; named groups of `pattern`, searched in the image's `name`, fill in what
+    the row leaves out."""
     cells, unread = read_cells(row, spellings)
     match = pattern.search(name) if pattern else None
     for field, text in (match.groupdict() if match else {}).items():
         if text is not None and cells.get(field) is None:
             more, faults = read_cells({field: text}, spellings)
             cells, unread = cells | more, unread + faults
-    patient = cells.get("patient") or part.prefix + file.relative_to(part.images).with_suffix("").as_posix()
+    patient = (cells.get("patient") or part.prefix
+               + file.relative_to(part.images).with_suffix("").as_posix())
     note = "; ".join(filter(None, [cells.get("note"), *unread]))
-    return SourceItem(file, patient, record_from_cells(cells), cells.get("age"), cells.get("sex"), note)
+    return SourceItem(file, patient, record_from_cells(cells), cells.get("age"),
+                      cells.get("sex"), note)
 
 # %% ../../nbs/data/01_sources.ipynb #e4ac58a8
-def read_parts(parts: Iterable[Part], pattern: re.Pattern | None = None, spellings: dict = SPELLINGS) -> Iterator[SourceItem | Reject]:
+def read_parts(parts: Iterable[Part], pattern: re.Pattern | None = None,
+               spellings: dict = SPELLINGS) -> Iterator[SourceItem | Reject]:
     """Every row of `parts` and every photograph in their folders, as an item or a reject."""
     listings, named, tables = {}, set(), {}
     for part in parts:
@@ -568,16 +676,23 @@ def read_parts(parts: Iterable[Part], pattern: re.Pattern | None = None, spellin
             files = photographs(part.images, part.follow_links)
             listings[part.images] = files, image_index(part.images, files, part.follow_links)
         files = locate_rows(part, listings[part.images][1])
-        reasons, fields = unusable_rows(part, files), [c for c in part.frame.columns if c != "image"]
+        reasons, fields = unusable_rows(part, files), [c for c in part.frame.columns
+            if c != "image"]
         for k, (file, name, values) in enumerate(zip(files, part.frame["image"], part.rows())):
-            try: yield Reject(name or "(blank)", reasons[k]) if k in reasons else read_item(part, file, name, dict(zip(fields, values)), pattern, spellings)
-            except RejectedImage as error: yield Reject(name, error.reason)
+            try:
+                yield Reject(name or "(blank)", reasons[k]) if k in reasons else read_item(part,
+                    file, name, dict(zip(fields, values)), pattern, spellings)
+            except RejectedImage as error:
+                yield Reject(name, error.reason)
         yield from part.rejects
-        named |= {file for file in files if isinstance(file, Path)} | {part.images / name for name in part.frame["image"] if name}
+        named |= {file for file in files if isinstance(file, Path)} | {part.images / name
+            for name in part.frame["image"] if name}
         tables.setdefault(part.images, []).append(part.table)
     for folder, (files, _) in listings.items():
         for file in files:
-            if file not in named: yield Reject(file.relative_to(folder).as_posix(), f"no row in {' or '.join(tables[folder])} names this image")
+            if file not in named:
+                yield Reject(file.relative_to(folder).as_posix(),
+                             f"no row in {' or '.join(tables[folder])} names this image")
 
 # %% ../../nbs/data/01_sources.ipynb #c9c0565f
 class FolderSource:
@@ -585,40 +700,56 @@ class FolderSource:
 
     Parameters
     ----------
-    root : the data set's folder. table : path of the table inside it. images : folder of the photographs inside it.
-    columns : `FolderColumns` or the same as a dict. name : how results call this data set (default: the folder's name).
-    name_pattern : regular expression with named groups `patient` and/or `eye` for data sets that tell them only in the
+    root : the data set's folder. table : path of the table inside it. images : folder of the
+        photographs inside it.
+    columns : `FolderColumns` or the same as a dict. name : how results call this data set (default:
+        the folder's name).
+    name_pattern : regular expression with named groups `patient` and/or `eye` for data sets that
+        tell them only in the
         file name, such as EyePACS `(?P<patient>\\d+)_(?P<eye>left|right)`.
     """
 
     citation = "given by whoever collected the folder"
     licence = "given by whoever collected the folder"
 
-    def __init__(self, root, table="labels.csv", images="images", columns=None, name=None, name_pattern=None, follow_links=False):
+    def __init__(self, root, table="labels.csv", images="images", columns=None, name=None,
+                 name_pattern=None, follow_links=False):
         self.root = Path(root).expanduser().resolve()
-        if not self.root.is_dir(): raise UserError(f"{self.root}: no such data folder; set it under [data] in settings.ini")
-        self.table, self.images = self.root / table, image_folder(self.root, self.root / images, follow_links)
+        if not self.root.is_dir():
+            raise UserError(
+                f"{self.root}: no such data folder; set it under [data] in settings.ini")
+        self.table, self.images = self.root / table, image_folder(self.root, self.root / images,
+            follow_links)
         self.where, self.notes, self.follow_links = "a folder of this machine", [], follow_links
         self.columns = FolderColumns.model_validate(columns or {})
-        self.name, self.pattern = name or self.root.name, name_groups(name_pattern) if name_pattern else None
+        self.name, self.pattern = (name or self.root.name,
+                                   name_groups(name_pattern) if name_pattern else None)
         if self.name.strip().casefold() == "simulated":
-            raise UserError(f"dataset.name: '{self.name}' is what simulated eyes are called: give these photographs another name")
+            raise UserError(
+                f"dataset.name: '{self.name}' is what simulated eyes are called: give "
+                "these photographs another name")
         told = {*self.columns.named(), *(self.pattern.groupindex if self.pattern else ())}
         self.cannot_tell = tuple(field for field in FolderColumns.model_fields if field not in told)
 
     def items(self) -> Iterator[SourceItem | Reject]:
         """Every row and every photograph of the folder, as an item or a reject."""
         named = self.columns.named()
-        if self.columns.labels and not self.columns.report: named["report"] = self.columns.labels  # the original words are kept
+        if self.columns.labels and not self.columns.report:
+            named["report"] = self.columns.labels  # the original words are kept
         table, rejects = read_table(self.table, named.values())
         frame = pd.DataFrame({field: table[column] for field, column in named.items()})
         self.check_names(frame["image"])
-        yield from read_parts([Part(self.table.name, self.images, frame, rejects=tuple(rejects), follow_links=self.follow_links)], self.pattern)
+        yield from read_parts([Part(self.table.name, self.images, frame, rejects=tuple(rejects),
+                                    follow_links=self.follow_links)], self.pattern)
 
     def check_names(self, names: pd.Series) -> None:
-        """Count the file names that the pattern does not match; `UserError` when it matches none."""
+        """Count the file names that the pattern does not match; `UserError` when it matches none.
+        """
         unlike = [name for name in names if self.pattern and not self.pattern.search(name)]
         if unlike and len(unlike) == len(names):
-            raise UserError(f"dataset.name_pattern {self.pattern.pattern!r} matches no file name, such as {unlike[0]!r}")
+            raise UserError(
+                f"dataset.name_pattern {self.pattern.pattern!r} matches no file name, "
+                f"such as {unlike[0]!r}")
         if unlike:
-            self.notes.append(f"{len(unlike):,} of {len(names):,} file names do not match dataset.name_pattern, such as {unlike[0]!r}")
+            self.notes.append(f"{len(unlike):,} of {len(names):,} file names do not match "
+                              f"dataset.name_pattern, such as {unlike[0]!r}")

@@ -21,56 +21,70 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from scipy.interpolate import CubicSpline
 
-from .drawing import draw_lines, ellipse_map, filter_light, gaussian_map, paint, pixel_grid, smooth_noise
+from .drawing import (draw_lines, ellipse_map, filter_light, gaussian_map, paint,
+                                     pixel_grid, smooth_noise)
 
 # %% ../../nbs/eye/02_anatomy.ipynb #bd46afcf
-DR_FREQUENCIES = (.36, .14, .20, .16, .14)  # ICDR grade 0 to 4
-GLAUCOMA_FREQUENCY = .235  # among eyes without `NO_GLAUCOMA`
-NO_GLAUCOMA = ("pathological_myopia", "hypertensive_retinopathy", "central_retinal_vein_occlusion")  # the disc shows these diseases
-SHARED_FREQUENCIES = {"age_related_macular_degeneration": .168, "pathological_myopia": .128, "crystalline_dystrophy": .044,
-                      "hypertensive_retinopathy": .044, "cataract": .044}  # among eyes of DR grade 0, both kinds of AMD together
-ONE_SIDED_FREQUENCIES = {"macular_hole": .042, "branch_retinal_vein_occlusion": .042, "central_retinal_vein_occlusion": .042}  # the same
-BILATERAL = .92  # chance that an eye of a patient with a shared disease has it
-NEOVASCULAR_SHARE = .38  # of the eyes with AMD
-ADVANCED_SHARE = .35  # of the eyes with AMD that is not neovascular: geographic atrophy
-QUALITY_FREQUENCIES = {"good": .80, "usable": .15, "reject": .05}
-DISC_CENTRED_FREQUENCY = .08
-CORRELATION = .75  # between the two eyes
+DR_FREQUENCIES = (0.36, 0.14, 0.20, 0.16, 0.14)  # ICDR grade 0 to 4
+GLAUCOMA_FREQUENCY = 0.235  # among eyes without `NO_GLAUCOMA`
+# the disc shows these diseases
+NO_GLAUCOMA = ("pathological_myopia", "hypertensive_retinopathy",
+               "central_retinal_vein_occlusion")
+SHARED_FREQUENCIES = {"age_related_macular_degeneration": 0.168, "pathological_myopia": 0.128,
+                      "crystalline_dystrophy": 0.044, "hypertensive_retinopathy": 0.044,
+                      "cataract": 0.044}
+# the same
+ONE_SIDED_FREQUENCIES = {"macular_hole": 0.042, "branch_retinal_vein_occlusion": 0.042,
+                         "central_retinal_vein_occlusion": 0.042}
+BILATERAL = 0.92  # chance that an eye of a patient with a shared disease has it
+NEOVASCULAR_SHARE = 0.38  # of the eyes with AMD
+ADVANCED_SHARE = 0.35  # of the eyes with AMD that is not neovascular: geographic atrophy
+
+# %% ../../nbs/eye/02_anatomy.ipynb #54e28775
+QUALITY_FREQUENCIES = {"good": 0.80, "usable": 0.15, "reject": 0.05}
+DISC_CENTRED_FREQUENCY = 0.08
+CORRELATION = 0.75  # between the two eyes
 
 # %% ../../nbs/eye/02_anatomy.ipynb #b8352c55
 @dataclass(frozen=True)
 class Camera:
-    """A camera and its settings, by default a plain one; lengths are fractions of the image width."""
-    tint: tuple[float, float, float] = (1., 1., 1.)  # a factor on red, green, blue
-    saturation: float = 1.  # 0 grey, 1 as it is
-    gamma: float = 1.  # exponent on the light: above 1 darker
-    field_radius: float = .494
-    field_cut: float = 1.  # half height at which the field of view is cut flat; 0.5 or more = not cut
-    notch: float = 0.  # radius of the tab at the border that tells up from down; 0 = none
-    vignette: float = .3  # share of the light lost at the border
-    glow: float = 0.  # strength of the stray light at the border, 0..1
+    """A camera and its settings, by default a plain one; lengths are fractions of the image width.
+    """
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)  # a factor on red, green, blue
+    saturation: float = 1.0  # 0 grey, 1 as it is
+    gamma: float = 1.0  # exponent on the light: above 1 darker
+    field_radius: float = 0.494
+    # half height at which the field of view is cut flat; 0.5 or more = not cut
+    field_cut: float = 1.0
+    notch: float = 0.0  # radius of the tab at the border that tells up from down; 0 = none
+    vignette: float = 0.3  # share of the light lost at the border
+    glow: float = 0.0  # strength of the stray light at the border, 0..1
 
 
 # %% ../../nbs/eye/02_anatomy.ipynb #51b599c6
 def draw_tint(rng: Generator) -> tuple[float, float, float]:
     """Factors on red, green and blue; green stays near red, blue varies most."""
-    red, green, blue = np.exp(rng.normal((0, .05, -.15), (.10, .08, .40)))
+    red, green, blue = np.exp(rng.normal((0, 0.05, -0.15), (0.10, 0.08, 0.40)))
     return float(red), float(red * green), float(min(red * blue, 1.4))
 
-
+# %% ../../nbs/eye/02_anatomy.ipynb #7c461585
 def draw_camera(rng: Generator) -> Camera:
-    """A camera at random; spread as wide as the colours of the real sets (`analysis.transfer` shows both)."""
+    """A camera at random; spread as wide as the colours of the real sets (`analysis.transfer` shows
+    both)."""
     return Camera(
         tint=draw_tint(rng),
-        saturation=float(rng.uniform(.85, 1.3)), gamma=float(np.exp(rng.normal(.05, .18))), field_radius=float(rng.uniform(.488, .498)),
-        field_cut=float(rng.uniform(.37, .46)) if rng.random() < .35 else 1., notch=float(rng.uniform(.010, .018)) if rng.random() < .3 else 0.,
-        vignette=float(rng.uniform(.15, .65)), glow=float(rng.uniform(.1, .6)) if rng.random() < .3 else 0.)
-
+        saturation=float(rng.uniform(0.85, 1.3)), gamma=float(np.exp(rng.normal(0.05, 0.18))),
+        field_radius=float(rng.uniform(0.488, 0.498)),
+        field_cut=float(rng.uniform(0.37, 0.46)) if rng.random() < 0.35 else 1.0,
+        notch=float(rng.uniform(0.010, 0.018)) if rng.random() < 0.3 else 0.0,
+        vignette=float(rng.uniform(0.15, 0.65)),
+        glow=float(rng.uniform(0.1, 0.6)) if rng.random() < 0.3 else 0.0)
 
 # %% ../../nbs/eye/02_anatomy.ipynb #63833415
 @dataclass(frozen=True)
 class Patient:
-    """What the two eyes of a patient share, the camera too; lengths are fractions of the image width."""
+    """What the two eyes of a patient share, the camera too; lengths are fractions of the image
+    width."""
     pigmentation: float  # 0 fair, 1 dark
     tessellation: float  # 0..1, how far the choroid shines through in health
     calibre: float  # factor on vessel widths
@@ -79,21 +93,26 @@ class Patient:
     disc_radius: float  # vertical; other structures scale with it, as in a wider or narrower field
     cup_to_disc_ratio: float  # in health
     camera: "Camera"
-    latent: tuple[float, float, float]  # shared parts of the liability to DR, glaucoma, other disease
+    # shared parts of the liability to DR, glaucoma, other disease
+    latent: tuple[float, float, float]
 
 # %% ../../nbs/eye/02_anatomy.ipynb #ba05739e
 def draw_patient(rng: Generator) -> Patient:
     """A patient at random, with the camera of the clinic."""
-    return Patient(
-        pigmentation=float(rng.beta(1.2, 1.2)), tessellation=float(rng.beta(1, 6)), calibre=float(rng.normal(1, .08)),
-        artery_vein_ratio=float(rng.normal(.72, .04)), tortuosity=float(rng.gamma(5, .2)), disc_radius=float(rng.uniform(.058, .076)),
-        cup_to_disc_ratio=float(rng.uniform(.27, .48)), camera=draw_camera(rng), latent=tuple(rng.standard_normal(3).tolist()))
+    return Patient(pigmentation=float(rng.beta(1.2, 1.2)), tessellation=float(rng.beta(1, 6)),
+                   calibre=float(rng.normal(1, 0.08)),
+                   artery_vein_ratio=float(rng.normal(0.72, 0.04)),
+                   tortuosity=float(rng.gamma(5, 0.2)),
+                   disc_radius=float(rng.uniform(0.058, 0.076)),
+                   cup_to_disc_ratio=float(rng.uniform(0.27, 0.48)), camera=draw_camera(rng),
+                   latent=tuple(rng.standard_normal(3).tolist()))
 
 # %% ../../nbs/eye/02_anatomy.ipynb #350ff0db
 def eye_quantile(rng: Generator, shared: float) -> float:
-    """A number uniform in 0..1 whose normal score correlates with the patient's `shared` one by `CORRELATION`."""
+    """A number uniform in 0..1 whose normal score correlates with the patient's `shared` one by
+    `CORRELATION`."""
     score = math.sqrt(CORRELATION) * shared + math.sqrt(1 - CORRELATION) * rng.standard_normal()
-    return .5 * (1 + math.erf(score / math.sqrt(2)))
+    return 0.5 * (1 + math.erf(score / math.sqrt(2)))
 
 # %% ../../nbs/eye/02_anatomy.ipynb #c27202cb
 @dataclass(frozen=True)
@@ -105,19 +124,22 @@ class Plan:
     other: str  # one of `records.DISEASES` after the first two, or ""
     quality: str
     field: str
-    occluded: str = ""  # the vein that is occluded: "upper_temporal", "lower_temporal", "all" or none
+    # the vein that is occluded: "upper_temporal", "lower_temporal", "all" or none
+    occluded: str = ""
     advanced: bool = False  # AMD with geographic atrophy
 
     @property
     def diseases(self) -> tuple[str, ...]:
         """Disease labels, in the order of `records.DISEASES`."""
-        return ("diabetic_retinopathy",) * (self.dr_grade > 0) + ("glaucoma",) * self.glaucoma + (self.other,) * bool(self.other)
+        return (("diabetic_retinopathy",) * (self.dr_grade > 0) + ("glaucoma",) * self.glaucoma
+                + (self.other,) * bool(self.other))
 
 # %% ../../nbs/eye/02_anatomy.ipynb #200a30d7
 def draw_other(rng: Generator, shared: float) -> str:
-    """A disease beside DR and glaucoma for one eye, or ""; `shared` is the patient's standard normal number."""
+    """A disease beside DR and glaucoma for one eye, or ""; `shared` is the patient's standard
+    normal number."""
     of_patient = np.cumsum(list(SHARED_FREQUENCIES.values())) / BILATERAL
-    which = int(np.searchsorted(of_patient, .5 * (1 + math.erf(shared / math.sqrt(2)))))
+    which = int(np.searchsorted(of_patient, 0.5 * (1 + math.erf(shared / math.sqrt(2)))))
     if which < len(of_patient) and rng.random() < BILATERAL:
         name = list(SHARED_FREQUENCIES)[which]
         return f"neovascular_{name}" if which == 0 and rng.random() < NEOVASCULAR_SHARE else name
@@ -127,32 +149,41 @@ def draw_other(rng: Generator, shared: float) -> str:
 
 # %% ../../nbs/eye/02_anatomy.ipynb #15050d04
 def draw_plan(rng: Generator, patient: Patient, eye: str) -> Plan:
-    """The conditions of one eye at random; diseases beside DR and glaucoma come with DR grade 0 only."""
+    """The conditions of one eye at random; diseases beside DR and glaucoma come with DR grade 0
+    only."""
     retinopathy, glaucoma = (eye_quantile(rng, shared) for shared in patient.latent[:2])
     grade = int(np.searchsorted(np.cumsum(DR_FREQUENCIES)[:-1], retinopathy))
     other = draw_other(rng, patient.latent[2]) if grade == 0 else ""
-    occluded = {"branch_retinal_vein_occlusion": str(rng.choice(["upper_temporal", "lower_temporal"])), "central_retinal_vein_occlusion": "all"}.get(other, "")
+    occluded = {"branch_retinal_vein_occlusion":
+                str(rng.choice(["upper_temporal", "lower_temporal"])),
+                "central_retinal_vein_occlusion": "all"}.get(other, "")
     advanced = other == "age_related_macular_degeneration" and rng.random() < ADVANCED_SHARE
     return Plan(eye, grade, glaucoma < GLAUCOMA_FREQUENCY and other not in NO_GLAUCOMA, other,
-                str(rng.choice(list(QUALITY_FREQUENCIES), p=list(QUALITY_FREQUENCIES.values()))),
-                "disc_centred" if rng.random() < DISC_CENTRED_FREQUENCY else "macula_centred", occluded, advanced)
+                str(rng.choice(list(QUALITY_FREQUENCIES),
+                               p=list(QUALITY_FREQUENCIES.values()))), "disc_centred"
+                if rng.random() < DISC_CENTRED_FREQUENCY else "macula_centred", occluded,
+                advanced)
 
 # %% ../../nbs/eye/02_anatomy.ipynb #f221a67a
-DISC_RADIUS = .065  # of a usual field of 45 degrees
+DISC_RADIUS = 0.065  # of a usual field of 45 degrees
 
+# %% ../../nbs/eye/02_anatomy.ipynb #70956ccb
 @dataclass(frozen=True)
 class Geometry:
-    """Where the structures of an eye lie and how they are built, drawn as a right eye; fractions of the image width, angles in radians."""
+    """Where the structures of an eye lie and how they are built, drawn as a right eye; fractions of
+    the image width, angles in radians."""
     disc: tuple[float, float]
     fovea: tuple[float, float]
     disc_radius: float  # vertical
     disc_aspect: float  # horizontal / vertical radius
     disc_tilt: float
     cup_to_disc_ratio: float  # vertical
-    cup_shift: tuple[float, float] = (0., 0.)  # of the cup's centre in disc radii; the rim is thinnest on that side
-    atrophy: float = 0.  # how far peripapillary atrophy reaches beyond the disc, in disc radii; 0 = none
+    # of the cup's centre in disc radii; the rim is thinnest on that side
+    cup_shift: tuple[float, float] = (0.0, 0.0)
+    # how far peripapillary atrophy reaches beyond the disc, in disc radii; 0 = none
+    atrophy: float = 0.0
     swollen: bool = False  # is the disc swollen?
-    tessellation: float = 0.  # 0..1
+    tessellation: float = 0.0  # 0..1
 
     @property
     def scale(self) -> float:
@@ -160,98 +191,134 @@ class Geometry:
         return self.disc_radius / DISC_RADIUS
 
 # %% ../../nbs/eye/02_anatomy.ipynb #cf4a6a89
-CUP_RANGES = {True: (.66, .88), False: (.25, .50)}  # vertical cup-to-disc ratios, with glaucoma and without
-ATROPHY_FREQUENCY = {True: .4, False: .08}  # of peripapillary atrophy, with glaucoma and without
+# vertical cup-to-disc ratios, with glaucoma and without
+CUP_RANGES = {True: (0.66, 0.88), False: (0.25, 0.50)}
+ATROPHY_FREQUENCY = {True: 0.4, False: 0.08}  # of peripapillary atrophy, with glaucoma and without
 
+# %% ../../nbs/eye/02_anatomy.ipynb #58191430
 def draw_cup(rng: Generator, patient: Patient, plan: Plan) -> tuple[float, tuple[float, float]]:
-    """Vertical cup-to-disc ratio and shift of the cup; in glaucoma the rim thins above or below (`cup_shift[1]`)."""
+    """Vertical cup-to-disc ratio and shift of the cup; in glaucoma the rim thins above or below
+    (`cup_shift[1]`)."""
     lowest, highest = CUP_RANGES[plan.glaucoma]
-    ratio = float(rng.uniform(lowest, highest) if plan.glaucoma else np.clip(patient.cup_to_disc_ratio + rng.normal(0, .02), lowest, highest))
-    down = rng.choice([-1, 1]) * rng.uniform(.4, .8) if plan.glaucoma and rng.random() < .6 else rng.uniform(-.15, .15)
-    return ratio, (float(rng.uniform(-.3, .1) * (1 - ratio)), float(down * (1 - ratio)))
+    ratio = float(rng.uniform(lowest, highest) if plan.glaucoma
+                  else np.clip(patient.cup_to_disc_ratio + rng.normal(0, 0.02), lowest,
+                               highest))
+    down = (rng.choice([-1, 1]) * rng.uniform(0.4, 0.8) if plan.glaucoma and rng.random() < 0.6
+            else rng.uniform(-0.15, 0.15))
+    return ratio, (float(rng.uniform(-0.3, 0.1) * (1 - ratio)), float(down * (1 - ratio)))
 
-
+# %% ../../nbs/eye/02_anatomy.ipynb #59080c41
 def draw_atrophy(rng: Generator, plan: Plan) -> float:
-    """Reach of peripapillary atrophy in disc radii; 0 for none, always some in pathological myopia."""
-    if plan.other == "pathological_myopia": return float(rng.uniform(.7, 1.1))
-    return float(rng.uniform(.3, .6)) if rng.random() < ATROPHY_FREQUENCY[plan.glaucoma] else 0.
+    """Reach of peripapillary atrophy in disc radii; 0 for none, always some in pathological myopia.
+    """
+    if plan.other == "pathological_myopia":
+        return float(rng.uniform(0.7, 1.1))
+    return float(rng.uniform(0.3, 0.6)) if rng.random() < ATROPHY_FREQUENCY[plan.glaucoma] else 0.0
 
-
+# %% ../../nbs/eye/02_anatomy.ipynb #e0f6f86b
 def draw_geometry(rng: Generator, patient: Patient, plan: Plan) -> Geometry:
     """The geometry of an eye at random."""
     myopic, scale = plan.other == "pathological_myopia", patient.disc_radius / DISC_RADIUS
-    distance = rng.uniform(.26, .33) * (.4 + .6 * scale)
-    x = rng.uniform(.43, .54) if plan.field == "macula_centred" else rng.uniform(.64, .69) - distance
-    fovea = (x, rng.uniform(.44, .56))
-    disc = (min(x + distance, .85), fovea[1] - rng.uniform(-.01, .06))
+    distance = rng.uniform(0.26, 0.33) * (0.4 + 0.6 * scale)
+    x = (rng.uniform(0.43, 0.54) if plan.field == "macula_centred"
+         else rng.uniform(0.64, 0.69) - distance)
+    fovea = (x, rng.uniform(0.44, 0.56))
+    disc = (min(x + distance, 0.85), fovea[1] - rng.uniform(-0.01, 0.06))
     ratio, shift = draw_cup(rng, patient, plan)
-    aspect, tilt = (rng.uniform(.70, .78), rng.uniform(-.35, .35)) if myopic else (rng.uniform(.86, .98), rng.uniform(-.15, .15))
-    swollen = rng.random() < {"hypertensive_retinopathy": .3, "central_retinal_vein_occlusion": .5}.get(plan.other, 0)
-    return Geometry(tuple(map(float, disc)), tuple(map(float, fovea)), patient.disc_radius, float(aspect), float(tilt), .15 if swollen else ratio,
-                    (0., 0.) if swollen else shift, draw_atrophy(rng, plan), bool(swollen), float(rng.uniform(.6, .85) if myopic else patient.tessellation))
+    aspect, tilt = ((rng.uniform(0.70, 0.78), rng.uniform(-0.35, 0.35)) if myopic
+                    else (rng.uniform(0.86, 0.98), rng.uniform(-0.15, 0.15)))
+    swollen = rng.random() < {"hypertensive_retinopathy": 0.3,
+                              "central_retinal_vein_occlusion": 0.5}.get(plan.other, 0)
+    return Geometry(tuple(map(float, disc)), tuple(map(float, fovea)), patient.disc_radius,
+                    float(aspect), float(tilt), 0.15 if swollen else ratio,
+                    (0.0, 0.0) if swollen else shift, draw_atrophy(rng, plan), bool(swollen),
+                    float(rng.uniform(0.6, 0.85) if myopic else patient.tessellation))
 
 # %% ../../nbs/eye/02_anatomy.ipynb #c443a6a2
-TEMPORAL = np.array([(0, 0), (-.005, .06), (-.05, .145), (-.13, .205), (-.24, .235), (-.36, .23), (-.47, .195), (-.58, .15)])
-NASAL = np.array([(0, 0), (.01, .045), (.04, .095), (.075, .15), (.11, .20), (.15, .25), (.19, .30), (.24, .36)])
+TEMPORAL = np.array([(0, 0), (-0.005, 0.06), (-0.05, 0.145), (-0.13, 0.205), (-0.24, 0.235),
+                     (-0.36, 0.23), (-0.47, 0.195), (-0.58, 0.15)])
+NASAL = np.array([(0, 0), (0.01, 0.045), (0.04, 0.095), (0.075, 0.15), (0.11, 0.20),
+                  (0.15, 0.25), (0.19, 0.30), (0.24, 0.36)])
 PATH_POINTS = 48
-SPLINE = CubicSpline(np.linspace(0, 1, len(TEMPORAL)), np.eye(len(TEMPORAL)))(np.linspace(0, 1, PATH_POINTS))  # [points, controls]
-VEIN_WIDTH = .0145  # at the disc, fractions of the image width
+# [points, controls]
+SPLINE = CubicSpline(np.linspace(0, 1, len(TEMPORAL)),
+                     np.eye(len(TEMPORAL)))(np.linspace(0, 1, PATH_POINTS))
+VEIN_WIDTH = 0.0145  # at the disc, fractions of the image width
 
 # %% ../../nbs/eye/02_anatomy.ipynb #91acb05a
-def main_vessel(rng: Generator, geometry: Geometry, course: np.ndarray, up: bool, tortuosity: float) -> np.ndarray:
-    """One main vessel `[PATH_POINTS, 2]` from the disc along `course` (control points from the disc, y pointing away from the fovea)."""
-    spread = np.array([1, rng.uniform(.84, 1.14)]) * rng.uniform(.95, 1.06)
-    controls = course * spread + rng.normal(0, .014, course.shape) * np.linspace(0, 1, len(course))[:, None]
+def main_vessel(rng: Generator, geometry: Geometry, course: np.ndarray, up: bool,
+                tortuosity: float) -> np.ndarray:
+    """One main vessel `[PATH_POINTS, 2]` from the disc along `course` (control points from the
+    disc, y pointing away from the fovea)."""
+    spread = np.array([1, rng.uniform(0.84, 1.14)]) * rng.uniform(0.95, 1.06)
+    controls = course * spread + rng.normal(0, 0.014, course.shape) * np.linspace(0, 1,
+        len(course))[:, None]
     phase, waves = rng.uniform(0, 2 * np.pi, 2), rng.uniform((3, 7), (5, 11))
     t = np.linspace(0, 1, PATH_POINTS)
     path = SPLINE @ controls
-    path[:, 1] += tortuosity * np.minimum(1, 4 * t) * (.005 * np.sin(waves[0] * np.pi * t + phase[0]) + .0025 * np.sin(waves[1] * np.pi * t + phase[1]))
-    tilt = np.array([0, (geometry.fovea[1] - geometry.disc[1]) * .8]) * np.clip(-path[:, :1] / .3, 0, 1)
-    origin = np.array(geometry.disc) + [.2 * geometry.disc_radius, 0]  # vessels emerge a little nasally
+    path[:, 1] += tortuosity * np.minimum(1, 4 * t) * (0.005
+        * np.sin(waves[0] * np.pi * t + phase[0]) + 0.0025
+        * np.sin(waves[1] * np.pi * t + phase[1]))
+    tilt = np.array([0, (geometry.fovea[1] - geometry.disc[1])
+                     * 0.8]) * np.clip(-path[:, :1] / 0.3, 0, 1)
+    # vessels emerge a little nasally
+    origin = np.array(geometry.disc) + [0.2 * geometry.disc_radius, 0]
     return origin + geometry.scale * path * [1, -1 if up else 1] + tilt
 
 # %% ../../nbs/eye/02_anatomy.ipynb #4cd4ca42
-def grow(rng: Generator, starts: np.ndarray, headings: np.ndarray, lengths: np.ndarray, fovea, tortuosity: float, reach: float = .13,
-         points: int = 24) -> np.ndarray:
-    """Branches `[N, points, 2]` from `starts` `[N, 2]` with first `headings` (radians) and `lengths`; within `reach` of the fovea they turn away."""
-    paths, headings, bend = np.empty((len(starts), points, 2)), headings.copy(), rng.normal(0, .02, len(starts))
+def grow(rng: Generator, starts: np.ndarray, headings: np.ndarray, lengths: np.ndarray, fovea,
+         tortuosity: float, reach: float = 0.13, points: int = 24) -> np.ndarray:
+    """Branches `[N, points, 2]` from `starts` `[N, 2]` with first `headings` (radians) and
+    `lengths`; within `reach` of the fovea they turn away."""
+    paths, headings, bend = (np.empty((len(starts), points, 2)), headings.copy(),
+                             rng.normal(0, 0.02, len(starts)))
     paths[:, 0] = starts
-    kicks = rng.normal(0, .10, (points, len(starts))) * tortuosity
+    kicks = rng.normal(0, 0.10, (points, len(starts))) * tortuosity
     steps = lengths / (points - 1)
     for k in range(1, points):
         x, y = (paths[:, k - 1] - fovea).T
         turn = np.sin(np.arctan2(y, x) - headings)
-        headings += bend + kicks[k] + .9 * turn * np.clip(1 - np.hypot(x, y) / reach, 0, 1)
-        paths[:, k, 0], paths[:, k, 1] = paths[:, k - 1, 0] + steps * np.cos(headings), paths[:, k - 1, 1] + steps * np.sin(headings)
+        headings += bend + kicks[k] + 0.9 * turn * np.clip(1 - np.hypot(x, y) / reach, 0, 1)
+        paths[:, k, 0], paths[:, k, 1] = (paths[:, k - 1, 0] + steps * np.cos(headings),
+                                          paths[:, k - 1, 1] + steps * np.sin(headings))
     return paths
 
 # %% ../../nbs/eye/02_anatomy.ipynb #12ad53da
 def share_width(rng: Generator, widths: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Widths `[N, count]` of branches and `[N, count + 1]` of the stems `[N]` between them, by Murray's law: stem^3 = branch^3 + next stem^3."""
-    ratio = rng.uniform(.42, .74, (len(widths), count))
-    stems = widths[:, None] * np.cumprod(np.concatenate([np.ones((len(widths), 1)), np.cbrt(1 - ratio ** 3)], axis=1), axis=1)
+    """Widths `[N, count]` of branches and `[N, count + 1]` of the stems `[N]` between them, by
+    Murray's law: stem^3 = branch^3 + next stem^3."""
+    ratio = rng.uniform(0.42, 0.74, (len(widths), count))
+    stems = widths[:, None] * np.cumprod(np.concatenate([np.ones((len(widths), 1)),
+        np.cbrt(1 - ratio ** 3)], axis=1), axis=1)
     return ratio * stems[:, :-1], stems
 
-
-def branch(rng: Generator, paths: np.ndarray, count: int, length: float, fovea, tortuosity: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """`count` branches for each of `paths` `[N, T, 2]`, leaving at 20 to 50 degrees to alternate sides: paths `[N, count, T, 2]`, and where `[N, count]`."""
+# %% ../../nbs/eye/02_anatomy.ipynb #1b60d487
+def branch(rng: Generator, paths: np.ndarray, count: int, length: float, fovea,
+           tortuosity: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """`count` branches for each of `paths` `[N, T, 2]`, leaving at 20 to 50 degrees to alternate
+    sides: paths `[N, count, T, 2]`, and where `[N, count]`."""
     steps = paths.shape[1]
-    at = np.linspace(.14, .88, count) + rng.uniform(-.06, .06, (len(paths), count))
+    at = np.linspace(0.14, 0.88, count) + rng.uniform(-0.06, 0.06, (len(paths), count))
     index = np.clip((np.sort(at, axis=1) * (steps - 1)).astype(int), 1, steps - 2)
     row = np.arange(len(paths))[:, None]
     tangent = paths[row, index + 1] - paths[row, index - 1]
     side = np.where((row + np.arange(count) + rng.integers(2)) % 2, 1, -1)
-    headings = np.arctan2(tangent[..., 1], tangent[..., 0]) + side * np.radians(rng.uniform(20, 50, side.shape))
-    lengths = length * rng.uniform(.6, 1.3, side.shape)
-    grown = grow(rng, paths[row, index].reshape(-1, 2), headings.ravel(), lengths.ravel(), fovea, tortuosity, reach)
+    headings = np.arctan2(tangent[..., 1],
+                          tangent[..., 0]) + side * np.radians(rng.uniform(20, 50, side.shape))
+    lengths = length * rng.uniform(0.6, 1.3, side.shape)
+    grown = grow(rng, paths[row, index].reshape(-1, 2), headings.ravel(), lengths.ravel(),
+                 fovea, tortuosity, reach)
     return grown.reshape(len(paths), count, *grown.shape[1:]), index
 
 # %% ../../nbs/eye/02_anatomy.ipynb #14532731
-GENERATIONS = ((5, .27, .13), (3, .15, .10), (2, .08, .05))  # branches a stem, their length, distance that they keep from the fovea
+# branches a stem, their length, distance that they keep from the fovea
+GENERATIONS = ((5, 0.27, 0.13), (3, 0.15, 0.10), (2, 0.08, 0.05))
 
+# %% ../../nbs/eye/02_anatomy.ipynb #d748927b
 @dataclass(frozen=True)
 class Tree:
-    """Arteries or veins of an eye: `pieces` of path between branchings, the width of each, and the courses `[4, PATH_POINTS, 2]` of the
+    """Arteries or veins of an eye: `pieces` of path between branchings, the width of each, and the
+    courses `[4, PATH_POINTS, 2]` of the
     main vessels, in the order of `MAINS`."""
     pieces: list[np.ndarray]
     widths: list[float]
@@ -260,76 +327,101 @@ class Tree:
 
 MAINS = ("upper_temporal", "lower_temporal", "upper_nasal", "lower_nasal")
 
-
-def cut_paths(paths: np.ndarray, index: np.ndarray, stems: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
-    """Pieces of `paths` `[N, T, 2]` between the points `index` `[N, count]`, and their widths out of `stems` `[N, count + 1]`."""
-    ends = np.concatenate([np.zeros((len(paths), 1), int), index, np.full((len(paths), 1), paths.shape[1] - 1)], axis=1)
-    pieces = [path[a:b + 1] for path, row in zip(paths, ends.tolist()) for a, b in zip(row, row[1:])]
+# %% ../../nbs/eye/02_anatomy.ipynb #cd68b85f
+def cut_paths(paths: np.ndarray, index: np.ndarray,
+              stems: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
+    """Pieces of `paths` `[N, T, 2]` between the points `index` `[N, count]`, and their widths out
+    of `stems` `[N, count + 1]`."""
+    ends = np.concatenate([np.zeros((len(paths), 1), int), index,
+                           np.full((len(paths), 1), paths.shape[1] - 1)], axis=1)
+    pieces = [path[a:b + 1] for path, row in zip(paths, ends.tolist())
+              for a, b in zip(row, row[1:])]
     return pieces, stems.ravel().tolist()
 
-
-def vessel_tree(rng: Generator, geometry: Geometry, widths: np.ndarray, tortuosity: np.ndarray) -> Tree:
-    """Arteries or veins of an eye from `widths` and `tortuosity` of the four `MAINS` at the disc."""
+# %% ../../nbs/eye/02_anatomy.ipynb #701807ca
+def vessel_tree(rng: Generator, geometry: Geometry, widths: np.ndarray,
+                tortuosity: np.ndarray) -> Tree:
+    """Arteries or veins of an eye from `widths` and `tortuosity` of the four `MAINS` at the disc.
+    """
     courses = zip((TEMPORAL, TEMPORAL, NASAL, NASAL), (True, False, True, False), tortuosity)
     mains = np.stack([main_vessel(rng, geometry, course, up, bend) for course, up, bend in courses])
     pieces, piece_widths, paths, bend = [], [], mains, float(np.mean(tortuosity))
     for count, length, reach in GENERATIONS:
-        branches, index = branch(rng, paths, count, geometry.scale * length, geometry.fovea, bend, geometry.scale * reach)
+        branches, index = branch(rng, paths, count, geometry.scale * length, geometry.fovea,
+                                 bend, geometry.scale * reach)
         branch_widths, stems = share_width(rng, widths, count)
-        for kept, found in zip((pieces, piece_widths), cut_paths(paths, index, stems)): kept += found
+        for kept, found in zip((pieces, piece_widths), cut_paths(paths, index, stems)):
+            kept += found
         paths, widths = branches.reshape(-1, *branches.shape[2:]), branch_widths.ravel()
-    return Tree(pieces + list(paths), piece_widths + (.8 * widths).tolist(), mains)
+    return Tree(pieces + list(paths), piece_widths + (0.8 * widths).tolist(), mains)
 
 # %% ../../nbs/eye/02_anatomy.ipynb #0f8ceb8d
 def bead(size: int, veins: Tree, width: float) -> np.ndarray:
-    """Map of the beads along the middle of the two temporal veins: stretches that are up to 1.9 times as wide as the vein."""
+    """Map of the beads along the middle of the two temporal veins: stretches that are up to 1.9
+    times as wide as the vein."""
     pieces, widths = [], []
     for path in veins.mains[:2]:
         run = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
-        s = np.linspace(.25, .75, 80) * run[-1]
+        s = np.linspace(0.25, 0.75, 80) * run[-1]
         points = np.stack([np.interp(s, run, path[:, k]) for k in (0, 1)], axis=1)
         swell = np.sin(np.pi * s / (2.9 * width)) ** 2
-        for k in np.flatnonzero(swell[:-1] > .6): pieces.append(points[k:k + 2]); widths.append(width * (.55 + 1.1 * swell[k]))
+        for k in np.flatnonzero(swell[:-1] > 0.6):
+            pieces.append(points[k:k + 2])
+            widths.append(width * (0.55 + 1.1 * swell[k]))
     return draw_lines(size, pieces, widths)
 
-
+# %% ../../nbs/eye/02_anatomy.ipynb #be4dd7d0
 def crossings(arteries: Tree, veins: Tree, disc, nearest: float) -> np.ndarray:
-    """Points `[K, 2]` where a main artery crosses a main vein, at least `nearest` from the disc's centre."""
+    """Points `[K, 2]` where a main artery crosses a main vein, at least `nearest` from the disc's
+    centre."""
     points = []
     for a, v in zip(arteries.mains, veins.mains):
         gap = np.hypot(*(a[:, None] - v[None]).transpose(2, 0, 1))
-        close = (gap < .008) & (np.hypot(*(a - disc).T) > nearest)[:, None]
-        if close.any(): points.append(a[np.argmin(np.where(close, gap, 1).min(axis=1))])
+        close = (gap < 0.008) & (np.hypot(*(a - disc).T) > nearest)[:, None]
+        if close.any():
+            points.append(a[np.argmin(np.where(close, gap, 1).min(axis=1))])
     return np.array(points).reshape(-1, 2)
 
-
+# %% ../../nbs/eye/02_anatomy.ipynb #62df6d7e
 def nick(veins: np.ndarray, arteries: np.ndarray, points: np.ndarray, width: float) -> np.ndarray:
-    """The map of the `veins` without the stretch on either side of the artery at each of `points`: a vein that seems to stop at the crossing."""
-    size, beside = len(veins), cv2.GaussianBlur(arteries, (0, 0), max(.6, width * len(veins)))
-    for point in points: veins = veins * (1 - np.clip(2 * gaussian_map(size, point, 1.2 * width), 0, 1) * np.clip(4 * beside, 0, 1))
+    """The map of the `veins` without the stretch on either side of the artery at each of `points`:
+    a vein that seems to stop at the crossing."""
+    size, beside = len(veins), cv2.GaussianBlur(arteries, (0, 0), max(0.6, width * len(veins)))
+    for point in points:
+        veins = veins * (1 - np.clip(2 * gaussian_map(size, point, 1.2 * width), 0, 1)
+                         * np.clip(4 * beside, 0, 1))
     return veins
 
 # %% ../../nbs/eye/02_anatomy.ipynb #8ca771a4
-def main_widths(rng: Generator, patient: Patient, plan: Plan, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Widths `[4]` of the main arteries and of the main veins at the disc; narrow arteries in hypertension, wide veins where occluded."""
-    veins = scale * VEIN_WIDTH * patient.calibre * np.array([1, 1, .72, .72]) * rng.uniform(.92, 1.08, 4)
-    arteries = veins * patient.artery_vein_ratio * (rng.uniform(.58, .72) if plan.other == "hypertensive_retinopathy" else 1)
+def main_widths(rng: Generator, patient: Patient, plan: Plan,
+                scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Widths `[4]` of the main arteries and of the main veins at the disc; narrow arteries in
+    hypertension, wide veins where occluded."""
+    veins = (scale * VEIN_WIDTH * patient.calibre
+             * np.array([1, 1, 0.72, 0.72]) * rng.uniform(0.92, 1.08, 4))
+    arteries = veins * patient.artery_vein_ratio * (rng.uniform(0.58, 0.72) if plan.other
+                                                    == "hypertensive_retinopathy" else 1)
     return arteries, veins * np.where(is_occluded(plan), 1.35, 1)
 
-
+# %% ../../nbs/eye/02_anatomy.ipynb #e28f74b0
 def is_occluded(plan: Plan) -> np.ndarray:
     """Which of the four `MAINS` have their vein occluded, bool `[4]`."""
     return np.array([plan.occluded in (name, "all") for name in MAINS])
 
-
-def vessel_maps(rng: Generator, size: int, geometry: Geometry, patient: Patient, plan: Plan, beaded: bool = False) -> dict[str, np.ndarray]:
-    """Maps `veins`, `arteries`, `reflexes` (the bright line along an artery) and, when `beaded`, `venous_beading`."""
+# %% ../../nbs/eye/02_anatomy.ipynb #ee3d343a
+def vessel_maps(rng: Generator, size: int, geometry: Geometry, patient: Patient, plan: Plan,
+                beaded: bool = False) -> dict[str, np.ndarray]:
+    """Maps `veins`, `arteries`, `reflexes` (the bright line along an artery) and, when `beaded`,
+    `venous_beading`."""
     artery_widths, vein_widths = main_widths(rng, patient, plan, geometry.scale)
-    arteries = vessel_tree(rng, geometry, artery_widths, np.full(4, .8 * patient.tortuosity))
-    veins = vessel_tree(rng, geometry, vein_widths, patient.tortuosity * np.where(is_occluded(plan), 2.6, 1.))
-    maps = {"arteries": draw_lines(size, arteries.pieces, arteries.widths), "veins": draw_lines(size, veins.pieces, veins.widths)}
-    wide = [k for k, w in enumerate(arteries.widths) if w > min(.0045, .8 * max(arteries.widths))]
-    maps["reflexes"] = draw_lines(size, [arteries.pieces[k] for k in wide], [.3 * arteries.widths[k] for k in wide])
+    arteries = vessel_tree(rng, geometry, artery_widths, np.full(4, 0.8 * patient.tortuosity))
+    veins = vessel_tree(rng, geometry, vein_widths,
+                        patient.tortuosity * np.where(is_occluded(plan), 2.6, 1.0))
+    maps = {"arteries": draw_lines(size, arteries.pieces, arteries.widths),
+            "veins": draw_lines(size, veins.pieces, veins.widths)}
+    wide = [k for k, w in enumerate(arteries.widths) if w > min(0.0045, 0.8 * max(arteries.widths))]
+    maps["reflexes"] = draw_lines(size, [arteries.pieces[k] for k in wide],
+                                  [0.3 * arteries.widths[k] for k in wide])
     if beaded:
         maps["venous_beading"] = bead(size, veins, float(vein_widths[0]))
         maps["veins"] = np.maximum(maps["veins"], maps["venous_beading"])
@@ -339,78 +431,108 @@ def vessel_maps(rng: Generator, size: int, geometry: Geometry, patient: Patient,
     return maps
 
 # %% ../../nbs/eye/02_anatomy.ipynb #ee01e199
-def paint_vessels(picture: np.ndarray, maps: dict[str, np.ndarray], contrast: float = 1.) -> np.ndarray:
+def paint_vessels(picture: np.ndarray, maps: dict[str, np.ndarray],
+                  contrast: float = 1.0) -> np.ndarray:
     """Let the blood in arteries and veins take its light away, in place; `contrast` 0..1."""
-    filter_light(filter_light(picture, contrast * maps["arteries"], (.86, .54, .53)), contrast * maps["veins"], (.66, .36, .40))
-    return paint(picture, .22 * contrast * maps["reflexes"], .35 + .65 * np.array((1., .75, .55)) * picture[..., 0].mean())
+    filter_light(filter_light(picture, contrast * maps["arteries"], (0.86, 0.54, 0.53)),
+                 contrast * maps["veins"], (0.66, 0.36, 0.40))
+    return paint(picture, 0.22 * contrast * maps["reflexes"],
+                 0.35 + 0.65 * np.array((1.0, 0.75, 0.55)) * picture[..., 0].mean())
 
 # %% ../../nbs/eye/02_anatomy.ipynb #c4bbcd97
-PIGMENT_COLOURS = np.array([(.88, .58, .36), (.84, .45, .20), (.68, .33, .14), (.44, .23, .12)])  # RGB, from fair to dark
+# RGB, from fair to dark
+PIGMENT_COLOURS = np.array([(0.88, 0.58, 0.36), (0.84, 0.45, 0.20), (0.68, 0.33, 0.14),
+                            (0.44, 0.23, 0.12)])
 
 
 def pigment_colour(pigmentation: float) -> np.ndarray:
     """Mean RGB of a fundus of `pigmentation` 0 (fair) to 1 (dark)."""
-    return np.array([np.interp(pigmentation, np.linspace(0, 1, len(PIGMENT_COLOURS)), channel) for channel in PIGMENT_COLOURS.T])
+    return np.array([np.interp(pigmentation, np.linspace(0, 1, len(PIGMENT_COLOURS)), channel)
+                     for channel in PIGMENT_COLOURS.T])
 
 # %% ../../nbs/eye/02_anatomy.ipynb #0276ae98
 def background(rng: Generator, size: int, patient: Patient) -> np.ndarray:
     """The empty fundus: pigment colour, uneven at large scale, finely mottled."""
-    shade = 1 + .07 * smooth_noise(rng, size, 3) + .04 * smooth_noise(rng, size, 7) + .018 * smooth_noise(rng, size, 24) + .012 * smooth_noise(rng, size, 60)
-    hue = .05 * smooth_noise(rng, size, 3)
+    shade = (1 + 0.07 * smooth_noise(rng, size, 3) + 0.04 * smooth_noise(rng, size, 7) + 0.018
+             * smooth_noise(rng, size, 24) + 0.012 * smooth_noise(rng, size, 60))
+    hue = 0.05 * smooth_noise(rng, size, 3)
     colour = pigment_colour(patient.pigmentation)
-    channels = (1 + .6 * (shade - 1)), shade * (1 + hue), shade * (1 + 2 * hue)
+    channels = (1 + 0.6 * (shade - 1)), shade * (1 + hue), shade * (1 + 2 * hue)
     return cv2.merge([np.float32(c) * channel for c, channel in zip(colour, channels)])
 
 # %% ../../nbs/eye/02_anatomy.ipynb #a98c8544
 def choroid(rng: Generator, picture: np.ndarray, disc, strength: float) -> np.ndarray:
-    """Choroidal vessels shining through as orange streaks that run out from the disc (a tessellated fundus), in place; `strength` 0..1."""
+    """Choroidal vessels shining through as orange streaks that run out from the disc (a tessellated
+    fundus), in place; `strength` 0..1."""
     size = len(picture)
     x, y = (axis - np.float32(c) for axis, c in zip(pixel_grid(size), disc))
     radius, angle = np.sqrt(x * x + y * y), cv2.phase(x, y) / (2 * np.pi)
-    texture = cv2.resize(rng.standard_normal((15, 130), dtype=np.float32), (1040, 240), interpolation=cv2.INTER_CUBIC)  # [radius, angle]
+    # [radius, angle]
+    texture = cv2.resize(rng.standard_normal((15, 130), dtype=np.float32), (1040, 240),
+                         interpolation=cv2.INTER_CUBIC)
     bend = smooth_noise(rng, size, 7)
-    streaks = cv2.remap(texture, (angle + .012 * bend) * 1039, (radius + .03 * bend) * 239, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    network = np.tanh(1.6 * (streaks + .6 * smooth_noise(rng, size, 30)))
+    streaks = cv2.remap(texture, (angle + 0.012 * bend) * 1039, (radius + 0.03 * bend) * 239,
+                        cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    network = np.tanh(1.6 * (streaks + 0.6 * smooth_noise(rng, size, 30)))
     return filter_light(picture, strength * network, (1.10, 1.24, 1.24))
 
 # %% ../../nbs/eye/02_anatomy.ipynb #89dea532
-def macula(picture: np.ndarray, geometry: Geometry, depth: float = 1.) -> np.ndarray:
+def macula(picture: np.ndarray, geometry: Geometry, depth: float = 1.0) -> np.ndarray:
     """Darken macula and fovea, in place; `depth` 1 is usual."""
     size, scale = len(picture), geometry.scale
-    filter_light(picture, depth * gaussian_map(size, geometry.fovea, .105 * scale), (.86, .74, .72))
-    return filter_light(picture, depth * gaussian_map(size, geometry.fovea, .030 * scale), (.72, .56, .56))
+    filter_light(picture, depth * gaussian_map(size, geometry.fovea, 0.105 * scale),
+                 (0.86, 0.74, 0.72))
+    return filter_light(picture, depth * gaussian_map(size, geometry.fovea, 0.030 * scale),
+                        (0.72, 0.56, 0.56))
 
-
-def nerve_fibres(rng: Generator, picture: np.ndarray, geometry: Geometry, strength: float) -> np.ndarray:
-    """Brighten the surroundings of the disc and the arcades, where the nerve fibres are thick, with fine streaks along them, in place."""
+# %% ../../nbs/eye/02_anatomy.ipynb #d08094d5
+def nerve_fibres(rng: Generator, picture: np.ndarray, geometry: Geometry,
+                 strength: float) -> np.ndarray:
+    """Brighten the surroundings of the disc and the arcades, where the nerve fibres are thick, with
+    fine streaks along them, in place."""
     size, (x, y), s = len(picture), geometry.disc, geometry.scale
-    sheen = gaussian_map(size, (x, y), .10 * s, .16 * s)
-    for side in (-1, 1): sheen += .5 * gaussian_map(size, (x - .14 * s, y + .17 * side * s), .14 * s, .07 * s)
+    sheen = gaussian_map(size, (x, y), 0.10 * s, 0.16 * s)
+    for side in (-1, 1):
+        sheen += 0.5 * gaussian_map(size, (x - 0.14 * s, y + 0.17 * side * s), 0.14 * s, 0.07 * s)
     across, down = pixel_grid(size)
     angle = cv2.phase(across - np.float32(x), down - np.float32(y)) * np.float32(255 / (2 * np.pi))
     streaks = cv2.GaussianBlur(rng.standard_normal((1, 256), dtype=np.float32), (3, 1), 0)
-    sheen *= 1 + .45 * cv2.remap(streaks, angle, np.zeros_like(angle), cv2.INTER_LINEAR)
+    sheen *= 1 + 0.45 * cv2.remap(streaks, angle, np.zeros_like(angle), cv2.INTER_LINEAR)
     return filter_light(picture, strength * sheen, (1.5, 2, 2.1))
 
 # %% ../../nbs/eye/02_anatomy.ipynb #f760ebc2
 def disc_maps(size: int, geometry: Geometry) -> dict[str, np.ndarray]:
-    """Maps `disc`, `cup` and, where there is atrophy around the disc, `peripapillary_atrophy` (without the disc)."""
-    radius, aspect, ratio, tilt = geometry.disc_radius, geometry.disc_aspect, geometry.cup_to_disc_ratio, geometry.disc_tilt
+    """Maps `disc`, `cup` and, where there is atrophy around the disc, `peripapillary_atrophy`
+    (without the disc)."""
+    radius, aspect, ratio, tilt = (geometry.disc_radius, geometry.disc_aspect,
+                                   geometry.cup_to_disc_ratio, geometry.disc_tilt)
     centre = np.array(geometry.disc) + radius * np.array(geometry.cup_shift) * [aspect, 1]
-    maps = {"disc": ellipse_map(size, geometry.disc, radius * aspect, radius, tilt, .012 if geometry.swollen else .004),
-            "cup": ellipse_map(size, centre, ratio * radius * aspect, ratio * radius, tilt, softness=.008)}
+    maps = {"disc": ellipse_map(size, geometry.disc, radius * aspect, radius, tilt, 0.012
+                                if geometry.swollen else 0.004),
+            "cup": ellipse_map(size, centre, ratio * radius * aspect, ratio * radius, tilt,
+                               softness=0.008)}
     if geometry.atrophy:
-        reach = 1 + .5 * geometry.atrophy
-        crescent = ellipse_map(size, (geometry.disc[0] - .5 * geometry.atrophy * radius, geometry.disc[1]), reach * radius * aspect, reach * radius, tilt, .008)
+        reach = 1 + 0.5 * geometry.atrophy
+        crescent = ellipse_map(size, (geometry.disc[0] - 0.5 * geometry.atrophy * radius,
+                                      geometry.disc[1]), reach * radius * aspect,
+                               reach * radius, tilt, 0.008)
         maps["peripapillary_atrophy"] = crescent * (1 - maps["disc"])
     return maps
 
 # %% ../../nbs/eye/02_anatomy.ipynb #b14e4c5d
-def optic_disc(picture: np.ndarray, maps: dict[str, np.ndarray], pallor: float, glare: float = 1., swollen: bool = False) -> np.ndarray:
-    """Paint atrophy, disc and cup, in place; `pallor` 0 (pink rim) to 1 (pale), `glare` how far disc and cup outshine the fundus."""
-    around = np.quantile(picture[maps["disc"] > .5], .6, axis=0) if (maps["disc"] > .5).any() else picture.mean((0, 1))
-    def lighten(share): return around + (1 - around) * np.clip(glare * np.array(share), 0, 1)
-    if "peripapillary_atrophy" in maps: paint(picture, .8 * maps["peripapillary_atrophy"], lighten((.78, .76, .58)))
-    if swollen: paint(picture, .6 * cv2.GaussianBlur(maps["disc"], (0, 0), .03 * len(picture)), lighten((.45, .38, .26)))
-    paint(picture, .9 * maps["disc"], lighten(np.array((.58, .38, .20)) + pallor * np.array((.06, .13, .15))))
-    return paint(picture, (.4 if swollen else .92) * maps["cup"], lighten((.92, .90, .74)))
+def optic_disc(picture: np.ndarray, maps: dict[str, np.ndarray], pallor: float,
+               glare: float = 1.0, swollen: bool = False) -> np.ndarray:
+    """Paint atrophy, disc and cup, in place; `pallor` 0 (pink rim) to 1 (pale), `glare` how far
+    disc and cup outshine the fundus."""
+    around = np.quantile(picture[maps["disc"] > 0.5], 0.6,
+                         axis=0) if (maps["disc"] > 0.5).any() else picture.mean((0, 1))
+    def lighten(share):
+        return around + (1 - around) * np.clip(glare * np.array(share), 0, 1)
+    if "peripapillary_atrophy" in maps:
+        paint(picture, 0.8 * maps["peripapillary_atrophy"], lighten((0.78, 0.76, 0.58)))
+    if swollen:
+        paint(picture, 0.6 * cv2.GaussianBlur(maps["disc"], (0, 0), 0.03 * len(picture)),
+              lighten((0.45, 0.38, 0.26)))
+    paint(picture, 0.9 * maps["disc"], lighten(np.array((0.58, 0.38, 0.20)) + pallor
+                                               * np.array((0.06, 0.13, 0.15))))
+    return paint(picture, (0.4 if swollen else 0.92) * maps["cup"], lighten((0.92, 0.90, 0.74)))

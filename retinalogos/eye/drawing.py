@@ -18,29 +18,35 @@ from numpy.random import Generator
 @lru_cache(maxsize=4)
 def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """x and y of the pixel centres as fractions of the width, each float32 `[size, size]`."""
-    centres = (np.arange(size, dtype=np.float32) + .5) / size
+    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
     return tuple(np.ascontiguousarray(axis) for axis in np.meshgrid(centres, centres))
 
 # %% ../../nbs/eye/01_drawing.ipynb #9c84f461
 def gaussian_map(size: int, centre, sigma_x: float, sigma_y: float | None = None) -> np.ndarray:
-    """A map that is 1 at `centre` and falls off as a Gaussian, standard deviations as fractions of the width."""
-    centres = (np.arange(size, dtype=np.float32) + .5) / size
-    across, down = (np.exp(-.5 * ((centres - c) / s) ** 2) for c, s in zip(centre, (sigma_x, sigma_y or sigma_x)))
+    """A map that is 1 at `centre` and falls off as a Gaussian, standard deviations as fractions of
+    the width."""
+    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
+    across, down = (np.exp(-0.5 * ((centres - c) / s) ** 2)
+                    for c, s in zip(centre, (sigma_x, sigma_y or sigma_x)))
     return np.outer(down, across).astype(np.float32)
 
 # %% ../../nbs/eye/01_drawing.ipynb #037db3e9
-def ellipse_map(size: int, centre, radius_x: float, radius_y: float, tilt: float = 0., softness: float = .004) -> np.ndarray:
-    """A map that is 1 inside an ellipse, 0 outside and crosses 0.5 on its border; `tilt` in radians, `softness` is the border's width."""
+def ellipse_map(size: int, centre, radius_x: float, radius_y: float, tilt: float = 0.0,
+                softness: float = 0.004) -> np.ndarray:
+    """A map that is 1 inside an ellipse, 0 outside and crosses 0.5 on its border; `tilt` in
+    radians, `softness` is the border's width."""
     x, y = pixel_grid(size)
     x, y = x - np.float32(centre[0]), y - np.float32(centre[1])
     along, across = x * math.cos(tilt) + y * math.sin(tilt), y * math.cos(tilt) - x * math.sin(tilt)
-    distance = (np.sqrt((along / radius_x) ** 2 + (across / radius_y) ** 2) - 1) * min(radius_x, radius_y)
-    return np.clip(.5 - distance / (2 * softness), 0, 1)
+    distance = (np.sqrt((along / radius_x) ** 2 + (across / radius_y) ** 2)
+                - 1) * min(radius_x, radius_y)
+    return np.clip(0.5 - distance / (2 * softness), 0, 1)
 
 # %% ../../nbs/eye/01_drawing.ipynb #da011050
 def smooth_noise(rng: Generator, size: int, cells: int) -> np.ndarray:
     """A random map of bumps about 1/`cells` wide, mean about 0, standard deviation about 1."""
-    return cv2.resize(rng.standard_normal((cells + 2, cells + 2), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(rng.standard_normal((cells + 2, cells + 2), dtype=np.float32),
+                      (size, size), interpolation=cv2.INTER_CUBIC)
 
 # %% ../../nbs/eye/01_drawing.ipynb #c48fb8f2
 def paint(picture: np.ndarray, cover: np.ndarray, colour) -> np.ndarray:
@@ -52,34 +58,42 @@ def paint(picture: np.ndarray, cover: np.ndarray, colour) -> np.ndarray:
 
 # %% ../../nbs/eye/01_drawing.ipynb #3bccd5f5
 def filter_light(picture: np.ndarray, cover: np.ndarray, transmission) -> np.ndarray:
-    """Multiply red, green and blue by `transmission` where the map `cover` is 1, in place; values above 1 brighten."""
+    """Multiply red, green and blue by `transmission` where the map `cover` is 1, in place; values
+    above 1 brighten."""
     cover = np.asarray(cover, dtype=np.float32)
     picture *= cv2.merge([1 + cover * np.float32(t - 1) for t in transmission])
     return picture
 
 # %% ../../nbs/eye/01_drawing.ipynb #4fe7b40d
 def draw_polygons(size: int, polygons) -> np.ndarray:
-    """Map of filled `polygons` (each `[points, 2]`, in fractions); drawn at twice the size, so that borders are smooth."""
+    """Map of filled `polygons` (each `[points, 2]`, in fractions); drawn at twice the size, so that
+    borders are smooth."""
     canvas = np.zeros((2 * size, 2 * size), np.uint8)
     for polygon in polygons:
-        cv2.fillPoly(canvas, [np.round((polygon * 2 * size - .5) * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
+        cv2.fillPoly(canvas, [np.round((polygon * 2 * size - 0.5) * 16).astype(np.int32)], 255,
+                     cv2.LINE_AA, shift=4)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 # %% ../../nbs/eye/01_drawing.ipynb #17620dbb
 def pens(widths) -> list[tuple[int, int]]:
-    """(thickness, grey) that draw lines `widths` pixels wide: OpenCV's smooth lines come 1.4, 3.7, 5.7, ... pixels wide only."""
+    """(thickness, grey) that draw lines `widths` pixels wide: OpenCV's smooth lines come 1.4, 3.7,
+    5.7, ... pixels wide only."""
     widths = np.asarray(widths)
     thickness = np.where(widths < 1.42, 1, 2 * np.maximum(1, np.ceil((widths - 1.68) / 2)))
     drawn = np.where(thickness == 1, 1.42, thickness + 1.68)
-    return list(zip(thickness.astype(int).tolist(), (15 * np.round(17 * np.minimum(1, widths / drawn))).astype(int).tolist()))
+    return list(zip(thickness.astype(int).tolist(),
+                    (15 * np.round(17 * np.minimum(1, widths / drawn))).astype(int).tolist()))
 
 # %% ../../nbs/eye/01_drawing.ipynb #c09d77c7
 def draw_lines(size: int, paths, widths) -> np.ndarray:
-    """Map of open `paths` (each `[points, 2]`, in fractions) with `widths` (fractions; one a path); wide ones lie on top."""
+    """Map of open `paths` (each `[points, 2]`, in fractions) with `widths` (fractions; one a path);
+    wide ones lie on top."""
     canvas = np.zeros((2 * size, 2 * size), np.uint8)
-    points = np.round((np.concatenate(paths) * 2 * size - .5) * 16).astype(np.int32)
+    points = np.round((np.concatenate(paths) * 2 * size - 0.5) * 16).astype(np.int32)
     ends, strokes = np.cumsum([len(path) for path in paths]).tolist(), {}
-    for first, end, pen in zip([0] + ends, ends, pens(np.asarray(widths) * 2 * size)): strokes.setdefault(pen, []).append(points[first:end])
+    for first, end, pen in zip([0] + ends, ends, pens(np.asarray(widths) * 2 * size)):
+        strokes.setdefault(pen, []).append(points[first:end])
     for thickness, grey in sorted(strokes):
-        cv2.polylines(canvas, strokes[thickness, grey], False, grey, thickness, cv2.LINE_AA, shift=4)
+        cv2.polylines(canvas, strokes[thickness, grey], False, grey, thickness, cv2.LINE_AA,
+                      shift=4)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255

@@ -22,7 +22,8 @@ from .anatomy import Geometry, Plan
 from .drawing import draw_lines, draw_polygons
 
 # %% ../../nbs/eye/03_lesions.ipynb #20e6dc43
-FIELD_CENTRE, LESION_REACH = (.5, .5), (.40, .345)  # lesions lie within this ellipse (half width, half height), inside any field of view
+# lesions lie within this ellipse (half width, half height), inside any field of view
+FIELD_CENTRE, LESION_REACH = (0.5, 0.5), (0.40, 0.345)
 
 
 def scatter(rng: Generator, count: int) -> np.ndarray:
@@ -35,17 +36,21 @@ def in_field(points: np.ndarray) -> np.ndarray:
     """Those of `points` `[N, 2]` that lie within reach."""
     return points[distance((points - FIELD_CENTRE) / LESION_REACH, (0, 0)) < 1]
 
-
+# %% ../../nbs/eye/03_lesions.ipynb #289c8f7b
 def cluster(rng: Generator, centres: np.ndarray, spread: float, count: int) -> np.ndarray:
     """`count` candidates `[count, 2]` around `centres` `[N, 2]`, standard deviation `spread`."""
-    return in_field(centres[rng.integers(len(centres), size=count)] + rng.normal(0, spread, (count, 2)))
+    return in_field(centres[rng.integers(len(centres), size=count)]
+                    + rng.normal(0, spread, (count, 2)))
 
-
+# %% ../../nbs/eye/03_lesions.ipynb #cba66252
 def jittered_grid(rng: Generator, spacing: float) -> np.ndarray:
-    """Candidates `[N, 2]` on a hexagonal grid over the field, each moved by up to 0.2 `spacing`, in random order."""
-    rows, columns = (np.arange(int(np.ceil(1 / step))) for step in (.87 * spacing, spacing))
-    grid = np.stack([(columns[None] + .5 * (rows[:, None] % 2)) * spacing, np.broadcast_to(.87 * spacing * rows[:, None], (len(rows), len(columns)))], axis=2).reshape(-1, 2)
-    return rng.permutation(grid + rng.uniform(-.2, .2, grid.shape) * spacing)
+    """Candidates `[N, 2]` on a hexagonal grid over the field, each moved by up to 0.2 `spacing`, in
+    random order."""
+    rows, columns = (np.arange(int(np.ceil(1 / step))) for step in (0.87 * spacing, spacing))
+    grid = np.stack([(columns[None] + 0.5 * (rows[:, None] % 2)) * spacing,
+                     np.broadcast_to(0.87 * spacing * rows[:, None],
+                                     (len(rows), len(columns)))], axis=2).reshape(-1, 2)
+    return rng.permutation(grid + rng.uniform(-0.2, 0.2, grid.shape) * spacing)
 
 # %% ../../nbs/eye/03_lesions.ipynb #cd46dafc
 def distance(points: np.ndarray, centre) -> np.ndarray:
@@ -55,30 +60,38 @@ def distance(points: np.ndarray, centre) -> np.ndarray:
 
 def by_quadrant(points: np.ndarray) -> np.ndarray:
     """The same candidates, reordered so that the four quadrants of the field take turns."""
-    quadrant = 2 * (points[:, 0] > .5) + (points[:, 1] > .5)
+    quadrant = 2 * (points[:, 0] > 0.5) + (points[:, 1] > 0.5)
     turn = np.empty(len(points), int)
-    for q in range(4): turn[quadrant == q] = np.arange((quadrant == q).sum())
+    for q in range(4):
+        turn[quadrant == q] = np.arange((quadrant == q).sum())
     return points[np.lexsort((quadrant, turn))]
 
 # %% ../../nbs/eye/03_lesions.ipynb #ed4ffd34
 def in_sector(points: np.ndarray, geometry: Geometry, occluded: str) -> np.ndarray:
-    """Which of `points` `[N, 2]` are drained by the vein of `Plan.occluded`: above or below the line through disc and fovea, temporal to the disc."""
-    if occluded == "all": return np.ones(len(points), bool)
+    """Which of `points` `[N, 2]` are drained by the vein of `Plan.occluded`: above or below the
+    line through disc and fovea, temporal to the disc."""
+    if occluded == "all":
+        return np.ones(len(points), bool)
     (disc_x, disc_y), (fovea_x, fovea_y) = geometry.disc, geometry.fovea
     middle = np.interp(points[:, 0], (fovea_x, disc_x), (fovea_y, disc_y))
     height = (middle - points[:, 1]) * (1 if occluded == "upper_temporal" else -1)
-    return (height > .03) & (points[:, 0] < disc_x - .02)
+    return (height > 0.03) & (points[:, 0] < disc_x - 0.02)
 
 # %% ../../nbs/eye/03_lesions.ipynb #954f20cb
-def place(candidates: np.ndarray, radii: np.ndarray, taken: list[tuple], gap: float = .004) -> np.ndarray:
-    """Centres `[N, 2]` for lesions of `radii` `[N]`: the first candidates that touch nothing in `taken`, which is extended."""
+def place(candidates: np.ndarray, radii: np.ndarray, taken: list[tuple],
+          gap: float = 0.004) -> np.ndarray:
+    """Centres `[N, 2]` for lesions of `radii` `[N]`: the first candidates that touch nothing in
+    `taken`, which is extended."""
     room = np.full(len(candidates), np.inf)  # left around each candidate
-    def narrow(x, y, radius): np.minimum(room, distance(candidates, (x, y)) - (radius + gap), out=room)
-    for circle in taken: narrow(*circle)
+    def narrow(x, y, radius):
+        np.minimum(room, distance(candidates, (x, y)) - (radius + gap), out=room)
+    for circle in taken:
+        narrow(*circle)
     placed, start = [], 0
     for radius in radii.tolist():
         free = room[start:] > radius
-        if not free.any(): break
+        if not free.any():
+            break
         start += int(free.argmax()) + 1
         placed.append((*candidates[start - 1].tolist(), radius))
         narrow(*placed[-1])
@@ -88,88 +101,121 @@ def place(candidates: np.ndarray, radii: np.ndarray, taken: list[tuple], gap: fl
 # %% ../../nbs/eye/03_lesions.ipynb #dd00ee6e
 LESION_COUNTS = {  # DR grade or disease -> kind -> (share of eyes, fewest, most)
     1: {"microaneurysms": (1, 5, 10)},
-    2: {"microaneurysms": (1, 8, 14), "haemorrhages": (1, 5, 9), "hard_exudates": (.85, 12, 28), "cotton_wool_spots": (.15, 1, 2)},
-    3: {"microaneurysms": (1, 10, 16), "haemorrhages": (1, 24, 34), "hard_exudates": (.75, 8, 24), "cotton_wool_spots": (1, 4, 8),
-        "venous_beading": (.4, 2, 2), "intraretinal_microvascular_abnormalities": (.45, 1, 3)},
-    4: {"microaneurysms": (1, 8, 14), "haemorrhages": (1, 16, 26), "hard_exudates": (.75, 8, 24), "cotton_wool_spots": (.8, 1, 4),
-        "venous_beading": (.25, 2, 2), "intraretinal_microvascular_abnormalities": (.25, 1, 2),
-        "neovascularisation": (.85, 1, 3), "preretinal_haemorrhage": (.5, 1, 1), "laser_scars": (.35, 35, 60)},
+    2: {"microaneurysms": (1, 8, 14), "haemorrhages": (1, 5, 9), "hard_exudates": (0.85, 12, 28), "cotton_wool_spots": (0.15, 1, 2)},
+    3: {"microaneurysms": (1, 10, 16), "haemorrhages": (1, 24, 34), "hard_exudates": (0.75, 8, 24), "cotton_wool_spots": (1, 4, 8),
+        "venous_beading": (0.4, 2, 2), "intraretinal_microvascular_abnormalities": (0.45, 1, 3)},
+    4: {"microaneurysms": (1, 8, 14), "haemorrhages": (1, 16, 26), "hard_exudates": (0.75, 8, 24), "cotton_wool_spots": (0.8, 1, 4),
+        "venous_beading": (0.25, 2, 2), "intraretinal_microvascular_abnormalities": (0.25, 1, 2),
+        "neovascularisation": (0.85, 1, 3), "preretinal_haemorrhage": (0.5, 1, 1), "laser_scars": (0.35, 35, 60)},
     "age_related_macular_degeneration": {"drusen": (1, 40, 70)},
     "advanced age_related_macular_degeneration": {"geographic_atrophy": (1, 1, 2), "drusen": (1, 10, 30)},
     "neovascular_age_related_macular_degeneration": {"choroidal_neovascularisation": (1, 1, 1), "subretinal_haemorrhage": (1, 1, 1),
-                                                     "drusen": (.75, 10, 30), "hard_exudates": (.6, 12, 30)},
+                                                     "drusen": (0.75, 10, 30), "hard_exudates": (0.6, 12, 30)},
     "macular_hole": {"macular_hole": (1, 1, 1)},
     "crystalline_dystrophy": {"crystalline_deposits": (1, 110, 190), "geographic_atrophy": (1, 3, 6)},
-    "hypertensive_retinopathy": {"haemorrhages": (1, 3, 8), "cotton_wool_spots": (.8, 1, 4)},
+    "hypertensive_retinopathy": {"haemorrhages": (1, 3, 8), "cotton_wool_spots": (0.8, 1, 4)},
     "swollen hypertensive_retinopathy": {"haemorrhages": (1, 10, 18), "cotton_wool_spots": (1, 4, 8), "hard_exudates": (1, 24, 40)},
-    "branch_retinal_vein_occlusion": {"haemorrhages": (1, 26, 42), "cotton_wool_spots": (.8, 2, 5), "hard_exudates": (.35, 8, 20)},
-    "central_retinal_vein_occlusion": {"haemorrhages": (1, 55, 80), "cotton_wool_spots": (.8, 2, 7)},
+    "branch_retinal_vein_occlusion": {"haemorrhages": (1, 26, 42), "cotton_wool_spots": (0.8, 2, 5), "hard_exudates": (0.35, 8, 20)},
+    "central_retinal_vein_occlusion": {"haemorrhages": (1, 55, 80), "cotton_wool_spots": (0.8, 2, 7)},
 }
-DEFECT_SHARE = .75  # of the eyes with a notched rim: the nerve fibre layer defect that belongs to it
-LESION_RADII = {"microaneurysms": (.0095, .0135), "haemorrhages": (.0095, .026), "hard_exudates": (.0045, .0105), "cotton_wool_spots": (.018, .034),
-                "laser_scars": (.0115, .0165), "drusen": (.0045, .0150), "crystalline_deposits": (.0036, .0062)}  # smallest, largest
+
+# %% ../../nbs/eye/03_lesions.ipynb #31f9db20
+# of the eyes with a notched rim: the nerve fibre layer defect that belongs to it
+DEFECT_SHARE = 0.75
+
+LESION_RADII = {"microaneurysms": (0.0095, 0.0135), "haemorrhages": (0.0095, 0.026),
+                "hard_exudates": (0.0045, 0.0105), "cotton_wool_spots": (0.018, 0.034),
+                "laser_scars": (0.0115, 0.0165), "drusen": (0.0045, 0.0150),
+                "crystalline_deposits": (0.0036, 0.0062)}
 
 # %% ../../nbs/eye/03_lesions.ipynb #81cc6760
 def notch_side(geometry: Geometry, plan: Plan) -> int:
-    """Where the rim of a glaucomatous disc is notched, so that nerve fibres may be lost: -1 above, 1 below, 0 nowhere."""
-    return int(np.sign(geometry.cup_shift[1])) if plan.glaucoma and abs(geometry.cup_shift[1]) > .3 * (1 - geometry.cup_to_disc_ratio) else 0
+    """Where the rim of a glaucomatous disc is notched, so that nerve fibres may be lost: -1 above,
+    1 below, 0 nowhere."""
+    return (int(np.sign(geometry.cup_shift[1]))
+            if plan.glaucoma and abs(geometry.cup_shift[1]) > 0.3
+            * (1 - geometry.cup_to_disc_ratio) else 0)
 
-
+# %% ../../nbs/eye/03_lesions.ipynb #354f4d25
 def draw_counts(rng: Generator, geometry: Geometry, plan: Plan) -> dict[str, int]:
     """How many lesions of each kind an eye is to have."""
-    stage = "advanced " if plan.advanced else "swollen " if geometry.swollen and plan.other == "hypertensive_retinopathy" else ""
-    ranges = LESION_COUNTS.get(plan.dr_grade or stage + plan.other) or LESION_COUNTS.get(plan.other, {})
-    counts = {name: int(rng.integers(low, high + 1)) for name, (share, low, high) in ranges.items() if rng.random() < share}
-    if plan.dr_grade == 4 and not counts.keys() & {"neovascularisation", "preretinal_haemorrhage"}: counts["preretinal_haemorrhage"] = 1
-    return counts | ({"nerve_fibre_layer_defect": 1} if notch_side(geometry, plan) and rng.random() < DEFECT_SHARE else {})
+    stage = ("advanced " if plan.advanced else "swollen "
+             if geometry.swollen and plan.other == "hypertensive_retinopathy" else "")
+    ranges = LESION_COUNTS.get(plan.dr_grade
+                               or stage + plan.other) or LESION_COUNTS.get(plan.other, {})
+    counts = {name: int(rng.integers(low, high + 1))
+              for name, (share, low, high) in ranges.items() if rng.random() < share}
+    if plan.dr_grade == 4 and not counts.keys() & {"neovascularisation", "preretinal_haemorrhage"}:
+        counts["preretinal_haemorrhage"] = 1
+    return counts | ({"nerve_fibre_layer_defect": 1}
+                     if notch_side(geometry, plan) and rng.random() < DEFECT_SHARE else {})
 
 # %% ../../nbs/eye/03_lesions.ipynb #c62c766a
-def blobs(rng: Generator, centres: np.ndarray, radii: np.ndarray, roughness: float = .12, stretch=1., angles=0.) -> np.ndarray:
-    """Wobbly ellipses `[N, 20, 2]` around `centres` `[N, 2]`; `stretch` keeps the area, `angles` in radians, each one or `[N]`."""
+def blobs(rng: Generator, centres: np.ndarray, radii: np.ndarray, roughness: float = 0.12,
+          stretch=1.0, angles=0.0) -> np.ndarray:
+    """Wobbly ellipses `[N, 20, 2]` around `centres` `[N, 2]`; `stretch` keeps the area, `angles` in
+    radians, each one or `[N]`."""
     t = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    wobble = sum(rng.normal(0, 2.4 * roughness / k, (len(centres), 1)) * np.cos(k * t + rng.uniform(0, 2 * np.pi, (len(centres), 1))) for k in (2, 3, 5))
-    radius = radii[:, None] * np.clip(1 + wobble, .6, 1.5)
+    wobble = sum(rng.normal(0, 2.4 * roughness / k, (len(centres), 1))
+                 * np.cos(k * t + rng.uniform(0, 2 * np.pi, (len(centres), 1)))
+                 for k in (2, 3, 5))
+    radius = radii[:, None] * np.clip(1 + wobble, 0.6, 1.5)
     root = np.sqrt(np.broadcast_to(stretch, len(centres)))[:, None]
-    x, y, angle = radius * np.cos(t) * root, radius * np.sin(t) / root, np.broadcast_to(angles, len(centres))[:, None]
-    return centres[:, None] + np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=2)
+    x, y, angle = (radius * np.cos(t) * root, radius * np.sin(t) / root,
+                   np.broadcast_to(angles, len(centres))[:, None])
+    return centres[:, None] + np.stack([x * np.cos(angle) - y * np.sin(angle),
+                                        x * np.sin(angle) + y * np.cos(angle)], axis=2)
 
 # %% ../../nbs/eye/03_lesions.ipynb #f5f0d7a7
 def fibre_angles(points: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Direction in radians `[N]` of the nerve fibres at `points` `[N, 2]`: away from the disc, turning around the fovea."""
+    """Direction in radians `[N]` of the nerve fibres at `points` `[N, 2]`: away from the disc,
+    turning around the fovea."""
     from_disc, from_fovea = points - np.array(geometry.disc), points - np.array(geometry.fovea)
     radial = from_disc / np.hypot(*from_disc.T)[:, None].clip(1e-6)
-    around = np.stack([from_fovea[:, 1], -from_fovea[:, 0]], axis=1) / np.hypot(*from_fovea.T)[:, None].clip(1e-6)
+    around = np.stack([from_fovea[:, 1], -from_fovea[:, 0]],
+                      axis=1) / np.hypot(*from_fovea.T)[:, None].clip(1e-6)
     around *= np.sign((around * radial).sum(axis=1, keepdims=True) + 1e-9)
-    weight = np.clip((geometry.disc[0] - points[:, 0]) / .25, 0, 1)[:, None]  # nasally they run straight
+    # nasally they run straight
+    weight = np.clip((geometry.disc[0] - points[:, 0]) / 0.25, 0, 1)[:, None]
     x, y = ((1 - weight) * radial + weight * around).T
     return np.arctan2(y, x)
 
-
-def flames(rng: Generator, centres: np.ndarray, radii: np.ndarray, angles: np.ndarray, strokes: int = 6) -> np.ndarray:
-    """Spindles `[N * strokes, 10, 2]`: each flame a bundle of `strokes` along its angle, about 4 `radii` long and 1.4 wide."""
+# %% ../../nbs/eye/03_lesions.ipynb #dcaaf51e
+def flames(rng: Generator, centres: np.ndarray, radii: np.ndarray, angles: np.ndarray,
+           strokes: int = 6) -> np.ndarray:
+    """Spindles `[N * strokes, 10, 2]`: each flame a bundle of `strokes` along its angle, about 4
+    `radii` long and 1.4 wide."""
     n = (len(centres), strokes, 1)
     t = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-    along = radii[:, None, None] * (rng.uniform(-.8, .8, n) + rng.uniform(.7, 1.4, n) * np.cos(t))
-    across = radii[:, None, None] * (np.linspace(-.55, .55, strokes)[:, None] + rng.normal(0, .04, n) + .18 * np.sin(t))
+    along = radii[:, None, None] * (rng.uniform(-0.8, 0.8, n) + rng.uniform(0.7, 1.4, n)
+                                    * np.cos(t))
+    across = radii[:, None, None] * (np.linspace(-0.55, 0.55, strokes)[:, None]
+                                     + rng.normal(0, 0.04, n) + 0.18 * np.sin(t))
     cos, sin = np.cos(angles)[:, None, None], np.sin(angles)[:, None, None]
-    return (centres[:, None, None] + np.stack([along * cos - across * sin, along * sin + across * cos], axis=3)).reshape(-1, 10, 2)
+    return (centres[:, None, None] + np.stack([along * cos - across * sin,
+                                               along * sin + across * cos],
+                                              axis=3)).reshape(-1, 10, 2)
 
 # %% ../../nbs/eye/03_lesions.ipynb #19241e6b
 def tangle(rng: Generator, centre, radius: float, loops: int = 16) -> np.ndarray:
     """Fine looping new vessels `[loops, 24, 2]` within about `radius` of `centre`."""
     headings = rng.uniform(0, 2 * np.pi, loops)
-    turns = rng.choice([-1, 1], (loops, 1)) * rng.uniform(.08, .35, (loops, 1)) + rng.normal(0, .3, (loops, 24))
-    steps = rng.uniform(.05, .11, (loops, 1, 1)) * radius
+    turns = rng.choice([-1, 1], (loops, 1)) * rng.uniform(0.08, 0.35,
+        (loops, 1)) + rng.normal(0, 0.3, (loops, 24))
+    steps = rng.uniform(0.05, 0.11, (loops, 1, 1)) * radius
     angles = headings[:, None] + np.cumsum(turns, axis=1)
-    return np.asarray(centre) + np.cumsum(steps * np.stack([np.cos(angles), np.sin(angles)], axis=2), axis=1)
+    return np.asarray(centre) + np.cumsum(steps
+                                          * np.stack([np.cos(angles), np.sin(angles)], axis=2),
+                                          axis=1)
 
 # %% ../../nbs/eye/03_lesions.ipynb #9b374630
 def boat(rng: Generator, centre, width: float, height: float) -> np.ndarray:
     """Outline `[40, 2]` of a preretinal haemorrhage: level top, round bottom."""
     t = np.linspace(0, np.pi, 30)
-    depth = np.sin(t) ** .8 * (1 + .04 * np.sin(5 * t + rng.uniform(0, 6)))
-    bottom = np.stack([.5 * width * np.cos(t), height * (depth - .4)], axis=1)
-    top = np.stack([np.linspace(-.5, .5, 10) * width, np.full(10, -.4 * height) + rng.normal(0, .025 * height, 10)], axis=1)
+    depth = np.sin(t) ** 0.8 * (1 + 0.04 * np.sin(5 * t + rng.uniform(0, 6)))
+    bottom = np.stack([0.5 * width * np.cos(t), height * (depth - 0.4)], axis=1)
+    top = np.stack([np.linspace(-0.5, 0.5, 10) * width,
+                    np.full(10, -0.4 * height) + rng.normal(0, 0.025 * height, 10)], axis=1)
     return np.asarray(centre) + np.concatenate([bottom, top])
 
 # %% ../../nbs/eye/03_lesions.ipynb #a8911ca0
@@ -181,15 +227,16 @@ class Scene:
     plan: Plan
     taken: list[tuple] = field(default_factory=list)  # circles (x, y, radius) that are occupied
 
-    def place(self, candidates: np.ndarray, radii: np.ndarray, gap: float = .004) -> np.ndarray:
+    def place(self, candidates: np.ndarray, radii: np.ndarray, gap: float = 0.004) -> np.ndarray:
         """Centres `[N, 2]` for lesions of `radii` `[N]` at the first free `candidates`."""
         return place(candidates, radii, self.taken, gap)
 
     def drained(self, points: np.ndarray) -> np.ndarray:
-        """Those of `points` `[N, 2]` that an occluded vein drains; all of them if none is occluded."""
+        """Those of `points` `[N, 2]` that an occluded vein drains; all of them if none is occluded.
+        """
         return points[in_sector(points, self.geometry, self.plan.occluded or "all")]
 
-
+# %% ../../nbs/eye/03_lesions.ipynb #270b7c9d
 def spot_radii(rng: Generator, kind: str, count: int) -> np.ndarray:
     """Radii `[count]` of spots of a kind, as fractions of the width: more small ones than large."""
     low, high = LESION_RADII[kind]
@@ -199,57 +246,80 @@ def spot_radii(rng: Generator, kind: str, count: int) -> np.ndarray:
 def microaneurysms(rng, scene, count):
     """Small round dark red dots, over the whole posterior pole."""
     radii = spot_radii(rng, "microaneurysms", count)
-    centres = scene.place(by_quadrant(scatter(rng, 400)), 1.15 * radii, gap=.008)
-    return {"microaneurysms": draw_polygons(scene.size, blobs(rng, centres, radii[:len(centres)], .04))}, {"microaneurysms": len(centres)}
+    centres = scene.place(by_quadrant(scatter(rng, 400)), 1.15 * radii, gap=0.008)
+    return {"microaneurysms": draw_polygons(scene.size,
+                                            blobs(rng, centres, radii[:len(centres)],
+                                                  0.04))}, {"microaneurysms": len(centres)}
 
 # %% ../../nbs/eye/03_lesions.ipynb #3a82ead7
-FLAME_SHARE = {"": .3, "hypertensive_retinopathy": .85, "branch_retinal_vein_occlusion": .75, "central_retinal_vein_occlusion": .75}
+FLAME_SHARE = {"": 0.3, "hypertensive_retinopathy": 0.85, "branch_retinal_vein_occlusion": 0.75,
+               "central_retinal_vein_occlusion": 0.75}
 
-
+# %% ../../nbs/eye/03_lesions.ipynb #32d3d874
 def bleeding_sites(rng: Generator, scene: Scene, count: int) -> np.ndarray:
-    """Candidates `[N, 2]` for haemorrhages: all quadrants when there are many, else a few clusters; around the disc in hypertension."""
-    if scene.plan.occluded: return by_quadrant(scene.drained(rng.permutation(np.concatenate([scatter(rng, 500), cluster(rng, np.array([scene.geometry.disc]), .17, 300)]))))
-    if scene.plan.other == "hypertensive_retinopathy": return cluster(rng, np.array([scene.geometry.disc]), .16, 500)
-    if count > 12: return by_quadrant(scatter(rng, 600))
-    return np.concatenate([cluster(rng, scatter(rng, 3), .11, 500), scatter(rng, 100)])
+    """Candidates `[N, 2]` for haemorrhages: all quadrants when there are many, else a few clusters;
+    around the disc in hypertension."""
+    if scene.plan.occluded:
+        return by_quadrant(scene.drained(rng.permutation(np.concatenate([scatter(rng, 500),
+            cluster(rng, np.array([scene.geometry.disc]), 0.17, 300)]))))
+    if scene.plan.other == "hypertensive_retinopathy":
+        return cluster(rng, np.array([scene.geometry.disc]), 0.16, 500)
+    if count > 12:
+        return by_quadrant(scatter(rng, 600))
+    return np.concatenate([cluster(rng, scatter(rng, 3), 0.11, 500), scatter(rng, 100)])
 
 # %% ../../nbs/eye/03_lesions.ipynb #7c17d083
 def haemorrhages(rng, scene, count):
     """Dots, blots and flames of blood in the retina; those of an occluded vein run together."""
-    radii, flame = spot_radii(rng, "haemorrhages", count), rng.random(count) < FLAME_SHARE[scene.plan.other]
+    radii, flame = spot_radii(rng, "haemorrhages",
+                              count), rng.random(count) < FLAME_SHARE[scene.plan.other]
     dense = bool(scene.plan.occluded)
-    if dense: radii *= 1.2
-    centres = scene.place(bleeding_sites(rng, scene, count), radii * np.where(flame, .6 if dense else 2.1, .7 if dense else 1.35), gap=0 if dense else .003)
-    radii, flame, angles = radii[:len(centres)], flame[:len(centres)], fibre_angles(centres, scene.geometry)
+    if dense:
+        radii *= 1.2
+    centres = scene.place(bleeding_sites(rng, scene, count),
+                          radii * np.where(flame, 0.6 if dense else 2.1, 0.7 if dense
+                                           else 1.35), gap=0 if dense else 0.003)
+    radii, flame, angles = (radii[:len(centres)], flame[:len(centres)],
+                            fibre_angles(centres, scene.geometry))
     flaming = draw_polygons(scene.size, flames(rng, centres[flame], radii[flame], angles[flame]))
-    blots = draw_polygons(scene.size, blobs(rng, centres[~flame], radii[~flame], .12, rng.uniform(1, 1.5, (~flame).sum()), rng.uniform(0, 3, (~flame).sum())))
+    blots = draw_polygons(scene.size, blobs(rng, centres[~flame], radii[~flame], 0.12,
+                                            rng.uniform(1, 1.5, (~flame).sum()),
+                                            rng.uniform(0, 3, (~flame).sum())))
     return ({"haemorrhages": np.maximum(blots, flaming), "flame_haemorrhages": flaming},
             {"haemorrhages": len(centres), "flame_haemorrhages": int(flame.sum())})
 
 # %% ../../nbs/eye/03_lesions.ipynb #b538fb19
 def macular_star(rng: Generator, fovea, radius: float, count: int) -> np.ndarray:
     """Candidates `[count, 2]` on rays around the fovea, up to `radius` from it."""
-    ray = rng.integers(11, size=count) * 2 * np.pi / 11 + rng.normal(0, .05, count)
-    return np.array(fovea) + radius * rng.uniform(.38, .99, count)[:, None] * np.stack([np.cos(ray), np.sin(ray)], axis=1)
+    ray = rng.integers(11, size=count) * 2 * np.pi / 11 + rng.normal(0, 0.05, count)
+    return np.array(fovea) + radius * rng.uniform(0.38, 0.99, count)[:,
+        None] * np.stack([np.cos(ray), np.sin(ray)], axis=1)
 
 
 def rings(rng: Generator, centres: np.ndarray, count: int) -> np.ndarray:
-    """`count` candidates `[count, 2]` on broken rings (circinate) around `centres` `[N, 2]`, one in three within them."""
+    """`count` candidates `[count, 2]` on broken rings (circinate) around `centres` `[N, 2]`, one in
+    three within them."""
     which, angle = rng.integers(len(centres), size=count), rng.uniform(0, 2 * np.pi, count)
-    radius = rng.uniform(.030, .052, len(centres))[which] * np.where(rng.random(count) < .33, rng.random(count), rng.normal(1, .15, count))
+    radius = rng.uniform(0.030, 0.052, len(centres))[which] * np.where(rng.random(count) < 0.33,
+        rng.random(count), rng.normal(1, 0.15, count))
     return centres[which] + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 # %% ../../nbs/eye/03_lesions.ipynb #05785f42
 def exudate_sites(rng: Generator, scene: Scene) -> np.ndarray:
-    """Candidates `[N, 2]` for hard exudates: a star in hypertension, else rings, in half of the eyes with the macula spared."""
+    """Candidates `[N, 2]` for hard exudates: a star in hypertension, else rings, in half of the
+    eyes with the macula spared."""
     fovea, disc_diameter = np.array(scene.geometry.fovea), 2 * scene.geometry.disc_radius
-    if scene.plan.other == "hypertensive_retinopathy": return macular_star(rng, fovea, disc_diameter, 600)
-    involved, scale = scene.plan.other != "" or rng.random() < .5, scene.geometry.scale
+    if scene.plan.other == "hypertensive_retinopathy":
+        return macular_star(rng, fovea, disc_diameter, 600)
+    involved, scale = scene.plan.other != "" or rng.random() < 0.5, scene.geometry.scale
     angle, n = rng.uniform(0, 2 * np.pi, 4), int(rng.integers(1, 4))
-    away = scale * (rng.uniform(.06, .12, 4) if involved else rng.uniform(.20, .26, 4))
-    centres = scene.drained(fovea + away[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))[:n]
-    if len(centres) == 0: centres = fovea + .12 * np.array([[0, -1 if scene.plan.occluded == "upper_temporal" else 1]])
-    points = np.concatenate([rings(rng, centres, 600), cluster(rng, centres, .06, 200)])
+    away = scale * (rng.uniform(0.06, 0.12, 4) if involved else rng.uniform(0.20, 0.26, 4))
+    centres = scene.drained(fovea + away[:, None] * np.stack([np.cos(angle), np.sin(angle)],
+        axis=1))[:n]
+    if len(centres) == 0:
+        centres = fovea + 0.12 * np.array([[0, -1 if scene.plan.occluded == "upper_temporal"
+                                            else 1]])
+    points = np.concatenate([rings(rng, centres, 600), cluster(rng, centres, 0.06, 200)])
     points = in_field(points)
     return scene.drained(points if involved else points[distance(points, fovea) > disc_diameter])
 
@@ -257,140 +327,187 @@ def exudate_sites(rng: Generator, scene: Scene) -> np.ndarray:
 def hard_exudates(rng, scene, count):
     """Yellow, sharp, ragged specks of very different size."""
     radii = spot_radii(rng, "hard_exudates", count)
-    placed = scene.place(exudate_sites(rng, scene), 1.7 * radii, gap=.002)
-    shapes = blobs(rng, placed, radii[:len(placed)], .2, rng.uniform(1, 1.7, len(placed)), rng.uniform(0, 3, len(placed)))
+    placed = scene.place(exudate_sites(rng, scene), 1.7 * radii, gap=0.002)
+    shapes = blobs(rng, placed, radii[:len(placed)], 0.2, rng.uniform(1, 1.7, len(placed)),
+                   rng.uniform(0, 3, len(placed)))
     macular = int((distance(placed, scene.geometry.fovea) <= 2 * scene.geometry.disc_radius).sum())
-    return {"hard_exudates": draw_polygons(scene.size, shapes)}, {"hard_exudates": len(placed), "macular_exudates": macular}
+    return {"hard_exudates": draw_polygons(scene.size, shapes)}, {"hard_exudates": len(placed),
+        "macular_exudates": macular}
 
 # %% ../../nbs/eye/03_lesions.ipynb #da4ea06d
 def cotton_wool_spots(rng, scene, count):
-    """Pale, fluffy patches in the nerve fibre layer, along the arcades or around the disc, never in the macula."""
+    """Pale, fluffy patches in the nerve fibre layer, along the arcades or around the disc, never in
+    the macula."""
     radii = spot_radii(rng, "cotton_wool_spots", count)
-    around_disc = cluster(rng, np.array([scene.geometry.disc]), .16, 400)
-    candidates = scene.drained(around_disc if scene.plan.other == "hypertensive_retinopathy" else by_quadrant(scatter(rng, 400)))
+    around_disc = cluster(rng, np.array([scene.geometry.disc]), 0.16, 400)
+    candidates = scene.drained(around_disc if scene.plan.other == "hypertensive_retinopathy"
+                               else by_quadrant(scatter(rng, 400)))
     away = distance(candidates, scene.geometry.fovea)
-    placed = scene.place(candidates[(away > .15) & (away < .34)], 1.3 * radii, gap=.006)
+    placed = scene.place(candidates[(away > 0.15) & (away < 0.34)], 1.3 * radii, gap=0.006)
     turn = fibre_angles(placed, scene.geometry) + np.pi / 2
-    cover = draw_polygons(scene.size, blobs(rng, placed, radii[:len(placed)], .18, rng.uniform(1, 2, len(placed)), turn))
-    return {"cotton_wool_spots": cv2.GaussianBlur(cover, (0, 0), .006 * scene.size)}, {"cotton_wool_spots": len(placed)}
+    cover = draw_polygons(scene.size, blobs(rng, placed, radii[:len(placed)], 0.18,
+                                            rng.uniform(1, 2, len(placed)), turn))
+    return ({"cotton_wool_spots": cv2.GaussianBlur(cover, (0, 0), 0.006 * scene.size)},
+            {"cotton_wool_spots": len(placed)})
 
 # %% ../../nbs/eye/03_lesions.ipynb #0c4525a9
 def intraretinal_microvascular_abnormalities(rng, scene, count):
     """Small patches of kinked, irregular vessels within the retina, never at the disc."""
-    placed = scene.place(by_quadrant(scatter(rng, 200)), np.full(count, .040))
-    paths = [path for centre in placed for path in tangle(rng, centre, .040, loops=7)]
-    return ({"intraretinal_microvascular_abnormalities": draw_lines(scene.size, paths, rng.uniform(.0045, .007, len(paths)))},
+    placed = scene.place(by_quadrant(scatter(rng, 200)), np.full(count, 0.040))
+    paths = [path for centre in placed for path in tangle(rng, centre, 0.040, loops=7)]
+    return ({"intraretinal_microvascular_abnormalities":
+             draw_lines(scene.size, paths, rng.uniform(0.0045, 0.007, len(paths)))},
             {"intraretinal_microvascular_abnormalities": len(placed)})
 
 # %% ../../nbs/eye/03_lesions.ipynb #4dafaaf1
 def neovascularisation(rng, scene, count):
     """Tangles of fine new vessels: the first mostly at the disc, others elsewhere."""
     disc = np.array(scene.geometry.disc)
-    away = scene.place(scatter(rng, 200), np.full(count, .06))
-    at_disc = disc + rng.normal(0, .012, (1, 2)) - [.02, 0]
-    centres = np.concatenate([at_disc, away])[:count] if rng.random() < .7 else away
-    radii = np.where(distance(centres, disc) < .06, .095, .07)
+    away = scene.place(scatter(rng, 200), np.full(count, 0.06))
+    at_disc = disc + rng.normal(0, 0.012, (1, 2)) - [0.02, 0]
+    centres = np.concatenate([at_disc, away])[:count] if rng.random() < 0.7 else away
+    radii = np.where(distance(centres, disc) < 0.06, 0.095, 0.07)
     paths = np.concatenate([tangle(rng, centre, radius) for centre, radius in zip(centres, radii)])
-    return {"neovascularisation": draw_lines(scene.size, paths, [.0052] * len(paths))}, {"neovascularisation": len(centres)}
+    return ({"neovascularisation": draw_lines(scene.size, paths, [0.0052] * len(paths))},
+            {"neovascularisation": len(centres)})
 
 # %% ../../nbs/eye/03_lesions.ipynb #af4c80ac
 def preretinal_haemorrhage(rng, scene, count):
     """One large boat-shaped haemorrhage above or below the macula."""
-    width, height, (x, y) = rng.uniform(.18, .28), rng.uniform(.09, .14), scene.geometry.fovea
-    centre = (x + rng.uniform(-.06, .10), y + (rng.uniform(.16, .22) if rng.random() < .75 else -rng.uniform(.16, .22)))
-    scene.taken += [(centre[0] + shift * width, centre[1], .6 * height) for shift in (-.38, -.2, 0, .2, .38)]
-    return {"preretinal_haemorrhage": draw_polygons(scene.size, [boat(rng, centre, width, height)])}, {"preretinal_haemorrhage": 1}
+    width, height, (x, y) = rng.uniform(0.18, 0.28), rng.uniform(0.09, 0.14), scene.geometry.fovea
+    centre = (x + rng.uniform(-0.06, 0.10),
+              y + (rng.uniform(0.16, 0.22) if rng.random() < 0.75
+                   else -rng.uniform(0.16, 0.22)))
+    scene.taken += [(centre[0] + shift * width, centre[1], 0.6 * height)
+                    for shift in (-0.38, -0.2, 0, 0.2, 0.38)]
+    return ({"preretinal_haemorrhage": draw_polygons(scene.size,
+        [boat(rng, centre, width, height)])}, {"preretinal_haemorrhage": 1})
 
 # %% ../../nbs/eye/03_lesions.ipynb #097252f0
 def laser_scars(rng, scene, count):
-    """Round pale scars of panretinal laser treatment outside the arcades, many with a spot of pigment (map `laser_pigment`)."""
-    points, (x, y), scale = jittered_grid(rng, .044), scene.geometry.fovea, scene.geometry.scale
-    outside = np.hypot((points[:, 0] - x) / (.28 * scale), (points[:, 1] - y) / (.215 * scale)) > 1
-    seen = (distance(points, FIELD_CENTRE) < .445) & (np.abs(points[:, 1] - .5) < .355) & (distance(points, scene.geometry.disc) > .13 * scale)
+    """Round pale scars of panretinal laser treatment outside the arcades, many with a spot of
+    pigment (map `laser_pigment`)."""
+    points, (x, y), scale = jittered_grid(rng, 0.044), scene.geometry.fovea, scene.geometry.scale
+    outside = np.hypot((points[:, 0] - x) / (0.28 * scale),
+                       (points[:, 1] - y) / (0.215 * scale)) > 1
+    seen = ((distance(points, FIELD_CENTRE) < 0.445) & (np.abs(points[:, 1] - 0.5) < 0.355)
+            & (distance(points, scene.geometry.disc) > 0.13 * scale))
     radii = spot_radii(rng, "laser_scars", count)
-    placed = scene.place(points[outside & seen], 1.1 * radii, gap=.002)
-    radii, dark = radii[:len(placed)], rng.random(len(placed)) < .6
-    pigment = blobs(rng, placed[dark] + rng.normal(0, .002, (dark.sum(), 2)), radii[dark] * rng.uniform(.35, .65, dark.sum()), .2)
-    return ({"laser_scars": draw_polygons(scene.size, blobs(rng, placed, radii, .05)), "laser_pigment": draw_polygons(scene.size, pigment)},
-            {"laser_scars": len(placed)})
+    placed = scene.place(points[outside & seen], 1.1 * radii, gap=0.002)
+    radii, dark = radii[:len(placed)], rng.random(len(placed)) < 0.6
+    pigment = blobs(rng, placed[dark] + rng.normal(0, 0.002, (dark.sum(), 2)),
+                    radii[dark] * rng.uniform(0.35, 0.65, dark.sum()), 0.2)
+    return ({"laser_scars": draw_polygons(scene.size, blobs(rng, placed, radii, 0.05)),
+             "laser_pigment": draw_polygons(scene.size, pigment)}, {"laser_scars": len(placed)})
 
 # %% ../../nbs/eye/03_lesions.ipynb #e793ee15
 def drusen(rng, scene, count):
     """Pale yellow soft spots of very different size, crowded in the macula."""
     radii = spot_radii(rng, "drusen", count)
-    placed = scene.place(cluster(rng, np.array([scene.geometry.fovea]), .078, 1200), 1.25 * radii, gap=.002)
-    return {"drusen": draw_polygons(scene.size, blobs(rng, placed, radii[:len(placed)], .08))}, {"drusen": len(placed)}
+    placed = scene.place(cluster(rng, np.array([scene.geometry.fovea]), 0.078, 1200),
+                         1.25 * radii, gap=0.002)
+    return {"drusen": draw_polygons(scene.size,
+                                    blobs(rng, placed, radii[:len(placed)],
+                                          0.08))}, {"drusen": len(placed)}
 
 # %% ../../nbs/eye/03_lesions.ipynb #a484d85d
 def geographic_atrophy(rng, scene, count):
-    """Sharply bounded, scalloped patches where the choroid shows: in the macula, or scattered around it in a dystrophy."""
+    """Sharply bounded, scalloped patches where the choroid shows: in the macula, or scattered
+    around it in a dystrophy."""
     fovea = np.array(scene.geometry.fovea)
     if scene.plan.other == "crystalline_dystrophy":
-        radii = rng.uniform(.030, .060, count)
-        placed = scene.place(cluster(rng, fovea[None], .15, 300), 1.1 * radii)
+        radii = rng.uniform(0.030, 0.060, count)
+        placed = scene.place(cluster(rng, fovea[None], 0.15, 300), 1.1 * radii)
     else:
-        radii = np.array([rng.uniform(.060, .095), rng.uniform(.025, .045)])[:count]
+        radii = np.array([rng.uniform(0.060, 0.095), rng.uniform(0.025, 0.045)])[:count]
         angle = rng.uniform(0, 2 * np.pi)
-        placed = (fovea + np.array([[0, 0], [np.cos(angle), np.sin(angle)]]) * 1.45 * radii.sum() + rng.normal(0, .008, 2))[:count]
+        placed = (fovea + np.array([[0, 0], [np.cos(angle), np.sin(angle)]]) * 1.45
+                  * radii.sum() + rng.normal(0, 0.008, 2))[:count]
         scene.taken += [(x, y, 1.15 * radius) for (x, y), radius in zip(placed.tolist(), radii)]
-    shapes = blobs(rng, placed, radii[:len(placed)], .14, rng.uniform(1, 1.4, len(placed)), rng.uniform(0, 3, len(placed)))
-    return {"geographic_atrophy": draw_polygons(scene.size, shapes)}, {"geographic_atrophy": len(placed)}
+    shapes = blobs(rng, placed, radii[:len(placed)], 0.14, rng.uniform(1, 1.4, len(placed)),
+                   rng.uniform(0, 3, len(placed)))
+    return ({"geographic_atrophy": draw_polygons(scene.size, shapes)},
+            {"geographic_atrophy": len(placed)})
 
 # %% ../../nbs/eye/03_lesions.ipynb #01b5ea1e
 def choroidal_neovascularisation(rng, scene, count):
-    """A grey-green to yellow patch under the macula, and the blood beside it (map `subretinal_haemorrhage`, without what the patch hides)."""
-    centre, radius = np.array(scene.geometry.fovea) + rng.normal(0, .015, 2), rng.uniform(.045, .070)
-    angle, blood_radius = rng.uniform(0, 2 * np.pi), rng.uniform(.045, .080)
-    beside = centre + .9 * radius * np.array([np.cos(angle), np.sin(angle)])
+    """A grey-green to yellow patch under the macula, and the blood beside it (map
+    `subretinal_haemorrhage`, without what the patch hides)."""
+    centre, radius = (np.array(scene.geometry.fovea) + rng.normal(0, 0.015, 2),
+                      rng.uniform(0.045, 0.070))
+    angle, blood_radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.045, 0.080)
+    beside = centre + 0.9 * radius * np.array([np.cos(angle), np.sin(angle)])
     scene.taken += [(*centre.tolist(), 1.1 * radius), (*beside.tolist(), blood_radius)]
-    patch = draw_polygons(scene.size, blobs(rng, centre[None], np.array([radius]), .12, 1.3, angle + np.pi / 2))
-    blood = draw_polygons(scene.size, blobs(rng, beside[None], np.array([blood_radius]), .14, 1.5, angle + np.pi / 2))
-    return ({"choroidal_neovascularisation": patch, "subretinal_haemorrhage": np.minimum(blood, 1 - patch)},
+    patch = draw_polygons(scene.size, blobs(rng, centre[None], np.array([radius]), 0.12, 1.3,
+                                            angle + np.pi / 2))
+    blood = draw_polygons(scene.size, blobs(rng, beside[None], np.array([blood_radius]), 0.14,
+                                            1.5, angle + np.pi / 2))
+    return ({"choroidal_neovascularisation": patch,
+             "subretinal_haemorrhage": np.minimum(blood, 1 - patch)},
             {"choroidal_neovascularisation": 1, "subretinal_haemorrhage": 1})
 
 # %% ../../nbs/eye/03_lesions.ipynb #93b0b96f
 def macular_hole(rng, scene, count):
-    """A round hole in the fovea, about 0.4 disc diameters wide, and the cuff of lifted retina around it (map `macular_cuff`)."""
-    radius, centre = rng.uniform(.36, .48) * scene.geometry.disc_radius, np.array([scene.geometry.fovea])
-    hole, cuff = (draw_polygons(scene.size, blobs(rng, centre, np.array([r]), .02)) for r in (radius, rng.uniform(1.7, 2.1) * radius))
+    """A round hole in the fovea, about 0.4 disc diameters wide, and the cuff of lifted retina
+    around it (map `macular_cuff`)."""
+    radius, centre = (rng.uniform(0.36, 0.48) * scene.geometry.disc_radius,
+                      np.array([scene.geometry.fovea]))
+    hole, cuff = (draw_polygons(scene.size, blobs(rng, centre, np.array([r]), 0.02))
+                  for r in (radius, rng.uniform(1.7, 2.1) * radius))
     return {"macular_hole": hole, "macular_cuff": cuff}, {"macular_hole": 1}
 
-
+# %% ../../nbs/eye/03_lesions.ipynb #3054dba8
 def crystalline_deposits(rng, scene, count):
-    """Many tiny glistening crystals over the posterior pole, none where the pigment epithelium is gone."""
+    """Many tiny glistening crystals over the posterior pole, none where the pigment epithelium is
+    gone."""
     radii = spot_radii(rng, "crystalline_deposits", count)
-    placed = scene.place(cluster(rng, np.array([scene.geometry.fovea]), .13, 800), 2 * radii, gap=.002)
-    shapes = blobs(rng, placed, radii[:len(placed)], .2, rng.uniform(1, 2.2, len(placed)), rng.uniform(0, 3, len(placed)))
-    return {"crystalline_deposits": draw_polygons(scene.size, shapes)}, {"crystalline_deposits": len(placed)}
+    placed = scene.place(cluster(rng, np.array([scene.geometry.fovea]), 0.13, 800), 2 * radii,
+                         gap=0.002)
+    shapes = blobs(rng, placed, radii[:len(placed)], 0.2, rng.uniform(1, 2.2, len(placed)),
+                   rng.uniform(0, 3, len(placed)))
+    return ({"crystalline_deposits": draw_polygons(scene.size, shapes)},
+            {"crystalline_deposits": len(placed)})
 
 # %% ../../nbs/eye/03_lesions.ipynb #61f9142d
 def nerve_fibre_layer_defect(rng, scene, count):
-    """A wedge that widens from the border of the disc along an arcade, on the side where the rim is notched."""
-    (x, y), fovea, side, scale = scene.geometry.disc, np.array(scene.geometry.fovea), notch_side(scene.geometry, scene.plan), scene.geometry.scale
-    t, middle = np.linspace(0, 1, 16)[:, None], rng.uniform(.50, .62)
-    width = rng.uniform(.09, .13)
+    """A wedge that widens from the border of the disc along an arcade, on the side where the rim is
+    notched."""
+    (x, y), fovea, side, scale = (scene.geometry.disc, np.array(scene.geometry.fovea),
+                                  notch_side(scene.geometry, scene.plan), scene.geometry.scale)
+    t, middle = np.linspace(0, 1, 16)[:, None], rng.uniform(0.50, 0.62)
+    width = rng.uniform(0.09, 0.13)
     edges = []
-    for shift in (-1, 1):  # the border nearer to the fovea, then the other one: quadratic Bezier curves
-        angle = np.pi + side * -(middle + .10 * shift) * np.pi / 2
-        start = np.array([x, y]) + .9 * scene.geometry.disc_radius * np.array([np.cos(angle), np.sin(angle)])
-        bend, end = (fovea + scale * np.array([reach, side * (.19 + spread * width * shift)]) for reach, spread in ((.17, .25), (-.17, .5)))
+    # the border nearer to the fovea, then the other one: quadratic Bezier curves
+    for shift in (-1, 1):
+        angle = np.pi + side * -(middle + 0.10 * shift) * np.pi / 2
+        start = np.array([x, y]) + 0.9 * scene.geometry.disc_radius * np.array([np.cos(angle),
+            np.sin(angle)])
+        bend, end = (fovea + scale * np.array([reach, side * (0.19 + spread * width * shift)])
+                     for reach, spread in ((0.17, 0.25), (-0.17, 0.5)))
         edges.append((1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t ** 2 * end)
     cover = draw_polygons(scene.size, [np.concatenate([edges[0], edges[1][::-1]])])
-    return {"nerve_fibre_layer_defect": cv2.GaussianBlur(cover, (0, 0), .010 * scene.size)}, {"nerve_fibre_layer_defect": 1}
+    return {"nerve_fibre_layer_defect": cv2.GaussianBlur(cover, (0, 0),
+        0.010 * scene.size)}, {"nerve_fibre_layer_defect": 1}
 
 # %% ../../nbs/eye/03_lesions.ipynb #2d7b3c6b
 LESION_MAKERS = {make.__name__: make for make in (  # what needs most room comes first
     nerve_fibre_layer_defect, macular_hole, choroidal_neovascularisation, geographic_atrophy, preretinal_haemorrhage, neovascularisation,
     cotton_wool_spots, intraretinal_microvascular_abnormalities, haemorrhages, hard_exudates, laser_scars, microaneurysms, drusen, crystalline_deposits)}
 
-
-def lesion_maps(rng: Generator, size: int, geometry: Geometry, plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Maps of the lesions that are present (and of what belongs to them), and how many were placed, as fields of `Findings`."""
-    scene, maps, wanted = Scene(size, geometry, plan, [(*geometry.disc, 1.15 * geometry.disc_radius)]), {}, draw_counts(rng, geometry, plan)
-    if not wanted.keys() & {"drusen", "geographic_atrophy", "crystalline_deposits"}: scene.taken.append((*geometry.fovea, .035))
+# %% ../../nbs/eye/03_lesions.ipynb #e3f3d551
+def lesion_maps(rng: Generator, size: int, geometry: Geometry,
+                plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Maps of the lesions that are present (and of what belongs to them), and how many were placed,
+    as fields of `Findings`."""
+    scene, maps, wanted = (Scene(size, geometry, plan,
+                                 [(*geometry.disc, 1.15 * geometry.disc_radius)]), {},
+                           draw_counts(rng, geometry, plan))
+    if not wanted.keys() & {"drusen", "geographic_atrophy", "crystalline_deposits"}:
+        scene.taken.append((*geometry.fovea, 0.035))
     counts = {"venous_beading": wanted["venous_beading"]} if "venous_beading" in wanted else {}
     for kind, make in LESION_MAKERS.items():
-        if kind not in wanted: continue
+        if kind not in wanted:
+            continue
         made, placed = make(rng, scene, wanted[kind])
         maps |= made
         counts |= placed

@@ -16,14 +16,23 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from ..config import UserError
 
 # %% ../../nbs/eye/00_records.ipynb #2df7fdc7
-LESIONS = ("microaneurysms", "haemorrhages", "hard_exudates", "cotton_wool_spots", "venous_beading", "intraretinal_microvascular_abnormalities",
-           "neovascularisation", "preretinal_haemorrhage", "laser_scars", "drusen", "geographic_atrophy", "choroidal_neovascularisation",
-           "subretinal_haemorrhage", "macular_hole", "crystalline_deposits", "nerve_fibre_layer_defect")
-DIABETIC_LESIONS = ("microaneurysms", "venous_beading", "intraretinal_microvascular_abnormalities", "neovascularisation", "preretinal_haemorrhage", "laser_scars")
-SIGNS = LESIONS + ("large_cup_to_disc_ratio", "peripapillary_atrophy", "tessellated_fundus", "arteriolar_narrowing", "arteriovenous_nicking",
-                   "optic_disc_swelling", "vessel_tortuosity", "media_haze")
-DISEASES = ("diabetic_retinopathy", "glaucoma", "age_related_macular_degeneration", "neovascular_age_related_macular_degeneration", "pathological_myopia",
-            "macular_hole", "crystalline_dystrophy", "hypertensive_retinopathy", "branch_retinal_vein_occlusion", "central_retinal_vein_occlusion", "cataract")
+LESIONS = ("microaneurysms", "haemorrhages", "hard_exudates", "cotton_wool_spots",
+           "venous_beading", "intraretinal_microvascular_abnormalities", "neovascularisation",
+           "preretinal_haemorrhage", "laser_scars", "drusen", "geographic_atrophy",
+           "choroidal_neovascularisation", "subretinal_haemorrhage", "macular_hole",
+           "crystalline_deposits", "nerve_fibre_layer_defect")
+DIABETIC_LESIONS = ("microaneurysms", "venous_beading",
+                    "intraretinal_microvascular_abnormalities", "neovascularisation",
+                    "preretinal_haemorrhage", "laser_scars")
+SIGNS = LESIONS + ("large_cup_to_disc_ratio", "peripapillary_atrophy", "tessellated_fundus",
+                   "arteriolar_narrowing", "arteriovenous_nicking", "optic_disc_swelling",
+                   "vessel_tortuosity", "media_haze")
+
+# %% ../../nbs/eye/00_records.ipynb #827477d2
+DISEASES = ("diabetic_retinopathy", "glaucoma", "age_related_macular_degeneration",
+            "neovascular_age_related_macular_degeneration", "pathological_myopia",
+            "macular_hole", "crystalline_dystrophy", "hypertensive_retinopathy",
+            "branch_retinal_vein_occlusion", "central_retinal_vein_occlusion", "cataract")
 
 # %% ../../nbs/eye/00_records.ipynb #05de5478
 DR_GRADES = {
@@ -39,32 +48,43 @@ GRADE_LIMITS = {"diabetic_retinopathy": 4, "glaucoma": 1}
 
 
 def grade_contradiction(grades: dict[str, int], diseases: tuple[str, ...]) -> str:
-    """Why `grades` (disease -> grade, 0 = absent) can't stand beside `diseases`, or "" if they can."""
+    """Why `grades` (disease -> grade, 0 = absent) can't stand beside `diseases`, or "" if they can.
+    """
     for name, grade in grades.items():
-        if not 0 <= grade <= GRADE_LIMITS.get(name, grade): return f"{name} grade {grade} is outside 0..{GRADE_LIMITS.get(name, 'any')}"
-        if grade > 0 and name not in diseases: return f"{name} grade {grade} without the disease label {name}"
-        if grade == 0 and name in diseases: return f"{name} grade 0 with the disease label {name}"
+        if not 0 <= grade <= GRADE_LIMITS.get(name, grade):
+            return f"{name} grade {grade} is outside 0..{GRADE_LIMITS.get(name, 'any')}"
+        if grade > 0 and name not in diseases:
+            return f"{name} grade {grade} without the disease label {name}"
+        if grade == 0 and name in diseases:
+            return f"{name} grade 0 with the disease label {name}"
     return ""
 
 # %% ../../nbs/eye/00_records.ipynb #2dbb0276
 def general_contradiction(general: str | None, diseases: tuple[str, ...]) -> str:
     """Why the `general` label can't stand beside `diseases`, or "" if it can."""
-    return f"general label normal with the disease label {diseases[0]}" if general == "normal" and diseases else ""
+    return (f"general label normal with the disease label {diseases[0]}"
+            if general == "normal" and diseases else "")
 
 # %% ../../nbs/eye/00_records.ipynb #c40cd09f
 def read_cell(row: dict, key: str, is_json: bool):
-    """The value of `row[key]`: None when missing (None, NaN, ""), else text, parsed when `is_json`; `UserError` if it is no JSON."""
+    """The value of `row[key]`: None when missing (None, NaN, ""), else text, parsed when `is_json`;
+    `UserError` if it is no JSON."""
     value = row.get(key)
-    if value is None or value == "" or value != value: return None
-    if not is_json or not isinstance(value, str): return value
-    try: return json.loads(value)
+    if value is None or value == "" or value != value:
+        return None
+    if not is_json or not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
     except json.JSONDecodeError as error:
-        raise UserError(f"record {key}: not JSON ({error}): {value[:60]!r}. Write it with EyeRecord.to_row.") from None
+        raise UserError(f"record {key}: not JSON ({error}): {value[:60]!r}. Write it with "
+                        "EyeRecord.to_row.") from None
 
 # %% ../../nbs/eye/00_records.ipynb #5182e896
 Label = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
-RECORD_KEYS = {"Eye": False, "Image_quality": False, "Subclinical_label": True, "Disease_label": True, "Grade_label": True,
-               "General_label": False, "Report_label": False}  # key -> is it JSON text in a table?
+RECORD_KEYS = {"Eye": False, "Image_quality": False, "Subclinical_label": True,
+               "Disease_label": True, "Grade_label": True, "General_label": False,
+               "Report_label": False}
 
 # %% ../../nbs/eye/00_records.ipynb #3199cec7
 class RecordFields(BaseModel):
@@ -72,7 +92,8 @@ class RecordFields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
     eye: Literal["OD", "OS"] | None = Field(None, alias="Eye")  # OD right, OS left
     image_quality: Literal["good", "usable", "reject"] | None = Field(None, alias="Image_quality")
-    subclinical_labels: tuple[Label, ...] = Field((), alias="Subclinical_label")  # signs seen, e.g. names of LESIONS
+    # signs seen, e.g. names of LESIONS
+    subclinical_labels: tuple[Label, ...] = Field((), alias="Subclinical_label")
     disease_labels: tuple[Label, ...] = Field((), alias="Disease_label")
     grade_labels: dict[Label, int] = Field(default_factory=dict, alias="Grade_label")
     general_label: Literal["normal", "abnormal"] | None = Field(None, alias="General_label")
@@ -81,35 +102,42 @@ class RecordFields(BaseModel):
     @model_validator(mode="after")
     def no_contradiction(self):
         """Refuse a record that contradicts itself."""
-        reason = grade_contradiction(self.grade_labels, self.disease_labels) or general_contradiction(self.general_label, self.disease_labels)
-        if reason: raise ValueError(reason)
+        reason = (grade_contradiction(self.grade_labels, self.disease_labels)
+                  or general_contradiction(self.general_label, self.disease_labels))
+        if reason:
+            raise ValueError(reason)
         return self
 
 # %% ../../nbs/eye/00_records.ipynb #a93769ec
 class EyeRecord(RecordFields):
-    """Clinical record of one eye; unknown fields are None or empty. Raises pydantic's `ValidationError` on contradictions."""
+    """Clinical record of one eye; unknown fields are None or empty. Raises pydantic's
+    `ValidationError` on contradictions."""
 
     @property
     def dr_grade(self) -> int | None:
         """ICDR grade 0 to 4; None when it was not graded."""
-        return self.grade_labels.get("diabetic_retinopathy", 0 if self.general_label == "normal" else None)
+        return self.grade_labels.get("diabetic_retinopathy", 0 if self.general_label == "normal"
+                                     else None)
 
     @property
     def glaucoma(self) -> bool | None:
         """Has the eye glaucoma? None when the record does not tell."""
-        if "glaucoma" in self.disease_labels: return True
+        if "glaucoma" in self.disease_labels:
+            return True
         return False if "glaucoma" in self.grade_labels or self.general_label == "normal" else None
 
     def to_row(self) -> dict[str, str | None]:
         """The paper's seven keys as text or None, ready for a table."""
         values = self.model_dump(by_alias=True)
-        return {key: json.dumps(values[key]) if is_json else values[key] for key, is_json in RECORD_KEYS.items()}
+        return {key: json.dumps(values[key]) if is_json
+                else values[key] for key, is_json in RECORD_KEYS.items()}
 
     @classmethod
     def from_row(cls, row: dict) -> "EyeRecord":
         """The record in a row of a table (other columns are ignored)."""
         values = {key: read_cell(row, key, is_json) for key, is_json in RECORD_KEYS.items()}
-        return cls.model_validate({key: value for key, value in values.items() if value is not None})
+        return cls.model_validate({key: value
+                                   for key, value in values.items() if value is not None})
 
 # %% ../../nbs/eye/00_records.ipynb #7d14caca
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -143,7 +171,8 @@ class LesionCounts(BaseModel):
 
 # %% ../../nbs/eye/00_records.ipynb #d6789bb6
 class Findings(LesionCounts):
-    """What was drawn in a simulated eye, and where. Raises pydantic's `ValidationError` on contradictions."""
+    """What was drawn in a simulated eye, and where. Raises pydantic's `ValidationError` on
+    contradictions."""
     disc_x: Fraction
     disc_y: Fraction
     disc_radius: Fraction
@@ -158,16 +187,20 @@ class Findings(LesionCounts):
     macular_exudates: Count = 0
     cup_area_ratio: Fraction | None = None  # cup area / disc area; None = not recorded
     artery_vein_ratio: Annotated[float, Field(gt=0)] = 2 / 3  # calibre of arteries / veins
-    tortuosity: Annotated[float, Field(ge=0)] = 1.  # factor on the bending of vessels, 1 is usual
-    tessellation: Fraction = 0.  # how much the choroidal vessels show
+    tortuosity: Annotated[float, Field(ge=0)] = 1.0  # factor on the bending of vessels, 1 is usual
+    tessellation: Fraction = 0.0  # how much the choroidal vessels show
 
     @model_validator(mode="after")
     def no_contradiction(self):
-        """Refuse diabetic lesions in an eye of grade 0, and more of a kind of spot than there are spots."""
+        """Refuse diabetic lesions in an eye of grade 0, and more of a kind of spot than there are
+        spots."""
         extra = [name for name in DIABETIC_LESIONS if self.dr_grade == 0 and getattr(self, name)]
-        if extra: raise ValueError(f"{extra[0]} in an eye of DR grade 0")
-        if self.flame_haemorrhages > self.haemorrhages: raise ValueError("more flame haemorrhages than haemorrhages")
-        if self.macular_exudates > self.hard_exudates: raise ValueError("more macular exudates than hard exudates")
+        if extra:
+            raise ValueError(f"{extra[0]} in an eye of DR grade 0")
+        if self.flame_haemorrhages > self.haemorrhages:
+            raise ValueError("more flame haemorrhages than haemorrhages")
+        if self.macular_exudates > self.hard_exudates:
+            raise ValueError("more macular exudates than hard exudates")
         return self
 
     def to_row(self) -> dict:
@@ -176,5 +209,7 @@ class Findings(LesionCounts):
 
     @classmethod
     def from_row(cls, row: dict) -> "Findings":
-        """The findings in a row of a table (other columns are ignored; missing ones, None or NaN, take their default)."""
-        return cls(**{name: row[name] for name in cls.model_fields if row.get(name) is not None and row[name] == row[name]})
+        """The findings in a row of a table (other columns are ignored; missing ones, None or NaN,
+        take their default)."""
+        return cls(**{name: row[name] for name in cls.model_fields
+                      if row.get(name) is not None and row[name] == row[name]})

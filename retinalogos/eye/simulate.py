@@ -23,75 +23,97 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from tqdm import tqdm
 
-from .anatomy import (Camera, Geometry, Patient, Plan, background, choroid, disc_maps, draw_geometry, draw_patient, draw_plan, macula,
-                                     main_widths, nerve_fibres, optic_disc, paint_vessels, vessel_maps)
+from .anatomy import (Camera, Geometry, Patient, Plan, background, choroid,
+                                     disc_maps, draw_geometry, draw_patient, draw_plan, macula,
+                                     main_widths, nerve_fibres, optic_disc, paint_vessels,
+                                     vessel_maps)
 from .drawing import draw_lines, ellipse_map, filter_light, paint, pixel_grid, smooth_noise
 from .lesions import FIELD_CENTRE, lesion_maps
 from .records import DISEASES, DR_GRADES, LESIONS, EyeRecord, Findings
 
 # %% ../../nbs/eye/04_simulate.ipynb #e4f6a031
 class Ink(NamedTuple):
-    """How a lesion looks: RGB of what `covers`, else the shares of light that pass; strength, softness (of the width) and grain 0 to 1."""
+    """How a lesion looks: RGB of what `covers`, else the shares of light that pass; strength,
+    softness (of the width) and grain 0 to 1."""
     colour: tuple[float, float, float]
     covers: bool
-    strength: float = 1.
-    softness: float = .002
-    grain: float = 0.
+    strength: float = 1.0
+    softness: float = 0.002
+    grain: float = 0.0
 
-
+# %% ../../nbs/eye/04_simulate.ipynb #5ae6e475
 UNDER_VESSELS = {  # back to front
-    "nerve_fibre_layer_defect": Ink((.86, .76, .74), False, 1., .004),
-    "geographic_atrophy": Ink((1., .84, .56), True, .78, .002, .35),
-    "drusen": Ink((1., .86, .50), True, .72, .0028),
-    "subretinal_haemorrhage": Ink((.52, .22, .24), False, 1., .005, .25),
-    "choroidal_neovascularisation": Ink((.74, .68, .40), True, .80, .005, .35),
-    "crystalline_deposits": Ink((1., .96, .68), True, .95, .001),
-    "laser_scars": Ink((.97, .84, .56), True, .65, .0025, .2),
-    "laser_pigment": Ink((.42, .38, .42), False, .9),
-    "macular_cuff": Ink((.80, .72, .56), True, .34, .006),
-    "macular_hole": Ink((.74, .30, .30), False, 1., .0015),
-    "cotton_wool_spots": Ink((.98, .91, .70), True, .85, .002, .15),
-    "hard_exudates": Ink((1., .90, .46), True, .92, .0014, .1),
+    "nerve_fibre_layer_defect": Ink((0.86, 0.76, 0.74), False, 1.0, 0.004),
+    "geographic_atrophy": Ink((1.0, 0.84, 0.56), True, 0.78, 0.002, 0.35),
+    "drusen": Ink((1.0, 0.86, 0.50), True, 0.72, 0.0028),
+    "subretinal_haemorrhage": Ink((0.52, 0.22, 0.24), False, 1.0, 0.005, 0.25),
+    "choroidal_neovascularisation": Ink((0.74, 0.68, 0.40), True, 0.80, 0.005, 0.35),
+    "crystalline_deposits": Ink((1.0, 0.96, 0.68), True, 0.95, 0.001),
+    "laser_scars": Ink((0.97, 0.84, 0.56), True, 0.65, 0.0025, 0.2),
+    "laser_pigment": Ink((0.42, 0.38, 0.42), False, 0.9),
+    "macular_cuff": Ink((0.80, 0.72, 0.56), True, 0.34, 0.006),
+    "macular_hole": Ink((0.74, 0.30, 0.30), False, 1.0, 0.0015),
+    "cotton_wool_spots": Ink((0.98, 0.91, 0.70), True, 0.85, 0.002, 0.15),
+    "hard_exudates": Ink((1.0, 0.90, 0.46), True, 0.92, 0.0014, 0.1),
 }
+
+# %% ../../nbs/eye/04_simulate.ipynb #0d799395
 BLOOD = {
-    "haemorrhages": Ink((.58, .25, .27), False, 1., .0022, .38), "microaneurysms": Ink((.56, .24, .26), False, 1., .002),
-    "intraretinal_microvascular_abnormalities": Ink((.66, .36, .36), False), "preretinal_haemorrhage": Ink((.60, .17, .16), False, 1., .002, .15),
-    "neovascularisation": Ink((.66, .20, .22), False),
+    "haemorrhages": Ink((0.58, 0.25, 0.27), False, 1.0, 0.0022, 0.38),
+    "microaneurysms": Ink((0.56, 0.24, 0.26), False, 1.0, 0.002),
+    "intraretinal_microvascular_abnormalities": Ink((0.66, 0.36, 0.36), False),
+    "preretinal_haemorrhage": Ink((0.60, 0.17, 0.16), False, 1.0, 0.002, 0.15),
+    "neovascularisation": Ink((0.66, 0.20, 0.22), False),
 }
 
 # %% ../../nbs/eye/04_simulate.ipynb #4d3953db
-def lay(picture: np.ndarray, maps: dict[str, np.ndarray], inks: dict[str, Ink], grain: np.ndarray) -> np.ndarray:
-    """Lay the lesions of `maps` on the picture in the order of `inks`, in place; `grain` is a noise map, mean 0, standard deviation 1."""
-    light = min(1, .3 + .85 * float(picture[..., 0].mean()))  # pale things shine as much as the eye is lit
+def lay(picture: np.ndarray, maps: dict[str, np.ndarray], inks: dict[str, Ink],
+        grain: np.ndarray) -> np.ndarray:
+    """Lay the lesions of `maps` on the picture in the order of `inks`, in place; `grain` is a noise
+    map, mean 0, standard deviation 1."""
+    # pale things shine as much as the eye is lit
+    light = min(1, 0.3 + 0.85 * float(picture[..., 0].mean()))
     for kind, ink in inks.items():
-        if kind not in maps: continue
-        cover = cv2.GaussianBlur(maps[kind], (0, 0), ink.softness * len(picture)) * np.float32(ink.strength)
-        if ink.grain: cover *= np.clip(1 - np.float32(ink.grain) * (.6 + .6 * grain), .2, 1)
-        if ink.covers: paint(picture, cover, np.array(ink.colour) * light)
-        else: filter_light(picture, cover, ink.colour)
+        if kind not in maps:
+            continue
+        cover = cv2.GaussianBlur(maps[kind], (0, 0),
+                                 ink.softness * len(picture)) * np.float32(ink.strength)
+        if ink.grain:
+            cover *= np.clip(1 - np.float32(ink.grain) * (0.6 + 0.6 * grain), 0.2, 1)
+        if ink.covers:
+            paint(picture, cover, np.array(ink.colour) * light)
+        else:
+            filter_light(picture, cover, ink.colour)
     return picture
 
 # %% ../../nbs/eye/04_simulate.ipynb #d26c4b99
 def cloud_lens(rng: Generator, picture: np.ndarray) -> np.ndarray:
-    """What a cataract leaves of the picture: blurred behind a brownish veil, thickest at some point near the middle."""
+    """What a cataract leaves of the picture: blurred behind a brownish veil, thickest at some point
+    near the middle."""
     size = len(picture)
     x, y = pixel_grid(size)
-    centre = rng.uniform(.35, .65, 2)
-    thickest = rng.uniform(.46, .68) * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / .5)
-    veil = np.clip(thickest * (1 + .10 * smooth_noise(rng, size, 3)), .2, .85)
-    return paint(cv2.GaussianBlur(picture, (0, 0), rng.uniform(.006, .011) * size), veil, np.array((.66, .55, .40)) * rng.uniform(.75, 1.))
+    centre = rng.uniform(0.35, 0.65, 2)
+    thickest = rng.uniform(0.46, 0.68) * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2)
+                                                / 0.5)
+    veil = np.clip(thickest * (1 + 0.10 * smooth_noise(rng, size, 3)), 0.2, 0.85)
+    return paint(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.006, 0.011) * size), veil,
+                 np.array((0.66, 0.55, 0.40)) * rng.uniform(0.75, 1.0))
 
 # %% ../../nbs/eye/04_simulate.ipynb #3a97565d
-def paint_picture(rng: Generator, maps: dict[str, np.ndarray], patient: Patient, plan: Plan, geometry: Geometry) -> np.ndarray:
+def paint_picture(rng: Generator, maps: dict[str, np.ndarray], patient: Patient, plan: Plan,
+                  geometry: Geometry) -> np.ndarray:
     """The retina in even light: float32 `[S, S, 3]`."""
     myopic = plan.other == "pathological_myopia"
     size = len(maps["disc"])
     picture = choroid(rng, background(rng, size, patient), geometry.disc, geometry.tessellation)
-    macula(nerve_fibres(rng, picture, geometry, rng.uniform(.12, .24) * (.4 if plan.glaucoma else 1)), geometry, rng.uniform(.75, 1.1) * (.7 if myopic else 1))
-    optic_disc(picture, maps, rng.uniform(.7, 1.) if plan.glaucoma else rng.uniform(0, .4), rng.uniform(.75, 1.1), geometry.swollen)
+    macula(nerve_fibres(rng, picture, geometry,
+                        rng.uniform(0.12, 0.24) * (0.4 if plan.glaucoma else 1)), geometry,
+           rng.uniform(0.75, 1.1) * (0.7 if myopic else 1))
+    optic_disc(picture, maps, rng.uniform(0.7, 1.0) if plan.glaucoma else rng.uniform(0, 0.4),
+               rng.uniform(0.75, 1.1), geometry.swollen)
     grain = smooth_noise(rng, size, 48)
     lay(picture, maps, UNDER_VESSELS, grain)
-    paint_vessels(picture, maps, rng.uniform(.7, 1.))
+    paint_vessels(picture, maps, rng.uniform(0.7, 1.0))
     lay(picture, maps, BLOOD, grain)
     return cloud_lens(rng, picture) if plan.other == "cataract" else picture
 
@@ -99,65 +121,79 @@ def paint_picture(rng: Generator, maps: dict[str, np.ndarray], patient: Patient,
 def field_of_view(size: int, camera: Camera) -> np.ndarray:
     """Map of the field of view."""
     _, y = pixel_grid(size)
-    field = ellipse_map(size, FIELD_CENTRE, camera.field_radius, camera.field_radius, softness=.003) * (np.abs(y - .5) < camera.field_cut)
-    if not camera.notch: return field
-    tab = (.5 + (camera.field_radius + .3 * camera.notch) * math.sqrt(.5), .5 - (camera.field_radius + .3 * camera.notch) * math.sqrt(.5))
-    return np.maximum(field, ellipse_map(size, tab, camera.notch, camera.notch, softness=.003))
+    field = ellipse_map(size, FIELD_CENTRE, camera.field_radius, camera.field_radius,
+                        softness=0.003) * (np.abs(y - 0.5) < camera.field_cut)
+    if not camera.notch:
+        return field
+    tab = (0.5 + (camera.field_radius + 0.3 * camera.notch) * math.sqrt(0.5),
+           0.5 - (camera.field_radius + 0.3 * camera.notch) * math.sqrt(0.5))
+    return np.maximum(field, ellipse_map(size, tab, camera.notch, camera.notch, softness=0.003))
 
 # %% ../../nbs/eye/04_simulate.ipynb #02b4f493
-def illuminate(rng: Generator, picture: np.ndarray, vignette: float, unevenness: float) -> np.ndarray:
+def illuminate(rng: Generator, picture: np.ndarray, vignette: float,
+               unevenness: float) -> np.ndarray:
     """Vignetting and an off-centre beam, in place; both are shares of the light."""
     x, y = pixel_grid(len(picture))
     angle = rng.uniform(0, 2 * np.pi)
-    beam = 1 + unevenness * 2 * ((x - .5) * math.cos(angle) + (y - .5) * math.sin(angle))
-    distance = 4 * ((x - .5) ** 2 + (y - .5) ** 2)  # 1 at the border
+    beam = 1 + unevenness * 2 * ((x - 0.5) * math.cos(angle) + (y - 0.5) * math.sin(angle))
+    distance = 4 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)  # 1 at the border
     picture *= cv2.merge([beam * (1 - vignette * distance * np.sqrt(distance))] * 3)
     return picture
 
 # %% ../../nbs/eye/04_simulate.ipynb #0adce412
 def stray_light(rng: Generator, picture: np.ndarray, camera: Camera) -> np.ndarray:
-    """Bluish to yellowish light that comes in from one side at the border of the field, in place."""
+    """Bluish to yellowish light that comes in from one side at the border of the field, in place.
+    """
     x, y = pixel_grid(len(picture))
-    angle, colour = rng.uniform(0, 2 * np.pi), np.array((.55, .62, .70)) + rng.uniform(-.2, .2) * np.array((1, .4, -1))
-    side = .5 + .5 * ((x - .5) * math.cos(angle) + (y - .5) * math.sin(angle)) / .5
-    border = np.clip((np.sqrt((x - .5) ** 2 + (y - .5) ** 2) - .34) / .15, 0, 1)
+    angle, colour = rng.uniform(0, 2 * np.pi), np.array((0.55, 0.62, 0.70)) + rng.uniform(-0.2,
+        0.2) * np.array((1, 0.4, -1))
+    side = 0.5 + 0.5 * ((x - 0.5) * math.cos(angle) + (y - 0.5) * math.sin(angle)) / 0.5
+    border = np.clip((np.sqrt((x - 0.5) ** 2 + (y - 0.5) ** 2) - 0.34) / 0.15, 0, 1)
     return paint(picture, camera.glow * side * border ** 2, colour)
 
-
+# %% ../../nbs/eye/04_simulate.ipynb #f015a226
 def degrade(rng: Generator, picture: np.ndarray, quality: str) -> np.ndarray:
-    """Blur, haze and darkness of a photograph that is "usable" or a "reject"; a "good" one is nearly as it was."""
-    blur = {"good": (.0010, .0026), "usable": (.006, .008), "reject": (.012, .018)}[quality]
-    haze = {"good": (0, .08), "usable": (.12, .25), "reject": (.25, .42)}[quality]
-    dark = {"good": (.85, 1.1), "usable": (.75, 1.), "reject": (.6, .85)}[quality]
+    """Blur, haze and darkness of a photograph that is "usable" or a "reject"; a "good" one is
+    nearly as it was."""
+    blur = {"good": (0.0010, 0.0026), "usable": (0.006, 0.008), "reject": (0.012, 0.018)}[quality]
+    haze = {"good": (0, 0.08), "usable": (0.12, 0.25), "reject": (0.25, 0.42)}[quality]
+    dark = {"good": (0.85, 1.1), "usable": (0.75, 1.0), "reject": (0.6, 0.85)}[quality]
     size = len(picture)
     picture = cv2.GaussianBlur(picture, (0, 0), size * rng.uniform(*blur))
-    veil = np.clip(rng.uniform(*haze) * (1 + .5 * smooth_noise(rng, size, 3)), 0, .9)
-    return paint(picture, veil, (.62, .52, .42)) * np.float32(rng.uniform(*dark))
+    veil = np.clip(rng.uniform(*haze) * (1 + 0.5 * smooth_noise(rng, size, 3)), 0, 0.9)
+    return paint(picture, veil, (0.62, 0.52, 0.42)) * np.float32(rng.uniform(*dark))
 
 # %% ../../nbs/eye/04_simulate.ipynb #a1667737
 JPEG_FREQUENCY, JPEG_QUALITY = 1 / 3, (70, 96)
 
+
 def develop(picture: np.ndarray, camera: Camera) -> np.ndarray:
     """The camera's own colours: saturation, tint and gamma; float32 `[S, S, 3]` in 0..1."""
     grey = cv2.merge([cv2.transform(picture, np.full((1, 3), 1 / 3, np.float32))] * 3)
-    picture = cv2.multiply(grey + np.float32(camera.saturation) * (picture - grey), np.array([*camera.tint, 0.]))
+    picture = cv2.multiply(grey + np.float32(camera.saturation) * (picture - grey),
+                           np.array([*camera.tint, 0.0]))
     return cv2.pow(np.clip(picture, 0, 1), camera.gamma)
 
-
+# %% ../../nbs/eye/04_simulate.ipynb #60e6d465
 def compress(rng: Generator, photograph: np.ndarray) -> np.ndarray:
     """The photograph as it is, or as JPEG left it."""
     quality = int(rng.integers(*JPEG_QUALITY))
-    if rng.random() >= JPEG_FREQUENCY: return photograph
-    return cv2.imdecode(cv2.imencode(".jpg", photograph, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    if rng.random() >= JPEG_FREQUENCY:
+        return photograph
+    return cv2.imdecode(cv2.imencode(".jpg", photograph,
+                                     [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
-
-def photograph(rng: Generator, picture: np.ndarray, field: np.ndarray, camera: Camera, quality: str) -> np.ndarray:
+# %% ../../nbs/eye/04_simulate.ipynb #cbaea8c1
+def photograph(rng: Generator, picture: np.ndarray, field: np.ndarray, camera: Camera,
+               quality: str) -> np.ndarray:
     """What the camera makes of the retina: uint8 `[S, S, 3]`, black outside the field of view."""
-    uneven = {"good": (0, .16), "usable": (.05, .22), "reject": (.2, .5)}[quality]
+    uneven = {"good": (0, 0.16), "usable": (0.05, 0.22), "reject": (0.2, 0.5)}[quality]
     picture = illuminate(rng, picture, camera.vignette, rng.uniform(*uneven))
-    if camera.glow: stray_light(rng, picture, camera)
+    if camera.glow:
+        stray_light(rng, picture, camera)
     picture = develop(degrade(rng, picture, quality), camera)
-    noise = np.float32(rng.uniform(.004, .014)) * rng.standard_normal(field.shape, dtype=np.float32)
+    noise = np.float32(rng.uniform(0.004, 0.014)) * rng.standard_normal(field.shape,
+        dtype=np.float32)
     picture = (picture + cv2.merge([noise] * 3)) * cv2.merge([field.astype(np.float32) * 255] * 3)
     shot = compress(rng, np.clip(np.rint(picture), 0, 255).astype(np.uint8))
     return np.where(field[..., None] > 0, shot, 0).astype(np.uint8)
@@ -174,82 +210,121 @@ class SimulatedEye:
     sex: str | None = None  # of the patient: SEXES
 
 # %% ../../nbs/eye/04_simulate.ipynb #dbbdcb57
-MASKS = ("disc", "cup", "fovea", "vessels", "arteries", "veins", "peripapillary_atrophy", "field_of_view", *LESIONS, "flame_haemorrhages")
-MASK_LEVEL = {"disc": .5, "cup": .5, "fovea": .5, "field_of_view": .5}  # cover from which a pixel belongs to it; .35 for finer things
+MASKS = ("disc", "cup", "fovea", "vessels", "arteries", "veins", "peripapillary_atrophy",
+         "field_of_view", *LESIONS, "flame_haemorrhages")
+# cover from which a pixel belongs to it; .35 for finer things
+MASK_LEVEL = {"disc": 0.5, "cup": 0.5, "fovea": 0.5, "field_of_view": 0.5}
 
-
-def masks_of(maps: dict[str, np.ndarray], field: np.ndarray, geometry: Geometry) -> dict[str, np.ndarray]:
+# %% ../../nbs/eye/04_simulate.ipynb #08e12bf7
+def masks_of(maps: dict[str, np.ndarray], field: np.ndarray,
+             geometry: Geometry) -> dict[str, np.ndarray]:
     """Bool masks `[S, S]` of all `MASKS` within the field of view; empty for what is absent."""
-    inside = field > .5
-    maps = maps | {"vessels": np.maximum(maps["veins"], maps["arteries"]), "fovea": ellipse_map(len(field), geometry.fovea, .03, .03), "field_of_view": field}
-    return {name: (maps[name] > MASK_LEVEL.get(name, .35)) & inside if name in maps else np.zeros_like(inside) for name in MASKS}
+    inside = field > 0.5
+    maps = maps | {"vessels": np.maximum(maps["veins"], maps["arteries"]),
+                   "fovea": ellipse_map(len(field), geometry.fovea, 0.03, 0.03),
+                   "field_of_view": field}
+    return {name: (maps[name] > MASK_LEVEL.get(name, 0.35)) & inside if name in maps
+            else np.zeros_like(inside) for name in MASKS}
 
 # %% ../../nbs/eye/04_simulate.ipynb #b54e4c74
-def findings_of(geometry: Geometry, counts: dict[str, int], patient: Patient, plan: Plan, artery_vein_ratio: float) -> Findings:
-    """The findings of an eye; for a left one the positions are mirrored. The ratio is that of the widths at the disc."""
-    def place_x(x): return x if plan.eye == "OD" else 1 - x
-    return Findings(disc_x=place_x(geometry.disc[0]), disc_y=geometry.disc[1], disc_radius=geometry.disc_radius,
-                    fovea_x=place_x(geometry.fovea[0]), fovea_y=geometry.fovea[1], cup_to_disc_ratio=geometry.cup_to_disc_ratio,
-                    cup_area_ratio=geometry.cup_to_disc_ratio ** 2, artery_vein_ratio=artery_vein_ratio, tortuosity=patient.tortuosity,
-                    tessellation=geometry.tessellation, dr_grade=plan.dr_grade, quality=plan.quality, pigmentation=patient.pigmentation, field=plan.field, **counts)
+def findings_of(geometry: Geometry, counts: dict[str, int], patient: Patient, plan: Plan,
+                artery_vein_ratio: float) -> Findings:
+    """The findings of an eye; for a left one the positions are mirrored. The ratio is that of the
+    widths at the disc."""
+    def place_x(x):
+        return x if plan.eye == "OD" else 1 - x
+    return Findings(disc_x=place_x(geometry.disc[0]), disc_y=geometry.disc[1],
+                    disc_radius=geometry.disc_radius, fovea_x=place_x(geometry.fovea[0]),
+                    fovea_y=geometry.fovea[1], cup_to_disc_ratio=geometry.cup_to_disc_ratio,
+                    cup_area_ratio=geometry.cup_to_disc_ratio ** 2,
+                    artery_vein_ratio=artery_vein_ratio, tortuosity=patient.tortuosity,
+                    tessellation=geometry.tessellation, dr_grade=plan.dr_grade,
+                    quality=plan.quality, pigmentation=patient.pigmentation, field=plan.field,
+                    **counts)
 
 # %% ../../nbs/eye/04_simulate.ipynb #13f82980
-TORTUOUS, TESSELLATED = 2., .5  # from here on vessel tortuosity, and the choroid that shows, are signs
+# from here on vessel tortuosity, and the choroid that shows, are signs
+TORTUOUS, TESSELLATED = 2.0, 0.5
 
-
+# %% ../../nbs/eye/04_simulate.ipynb #008776b0
 def signs_of(geometry: Geometry, plan: Plan, findings: Findings) -> tuple[str, ...]:
     """The signs of an eye, in the order of `records.SIGNS`."""
     hypertensive = plan.other == "hypertensive_retinopathy"
-    present = {"large_cup_to_disc_ratio": plan.glaucoma, "peripapillary_atrophy": geometry.atrophy > 0,
-               "tessellated_fundus": findings.tessellation > TESSELLATED, "arteriolar_narrowing": hypertensive, "arteriovenous_nicking": hypertensive,
-               "optic_disc_swelling": geometry.swollen, "vessel_tortuosity": bool(plan.occluded) or findings.tortuosity > TORTUOUS,
+    present = {"large_cup_to_disc_ratio": plan.glaucoma,
+               "peripapillary_atrophy": geometry.atrophy > 0,
+               "tessellated_fundus": findings.tessellation > TESSELLATED,
+               "arteriolar_narrowing": hypertensive, "arteriovenous_nicking": hypertensive,
+               "optic_disc_swelling": geometry.swollen,
+               "vessel_tortuosity": bool(plan.occluded) or findings.tortuosity > TORTUOUS,
                "media_haze": plan.other == "cataract"}
     return findings.lesions + tuple(name for name, there in present.items() if there)
 
 # %% ../../nbs/eye/04_simulate.ipynb #58d01ab6
 def record_of(geometry: Geometry, plan: Plan, findings: Findings) -> EyeRecord:
     """The clinical record that fits a plan and what was drawn."""
-    named = [DR_GRADES[plan.dr_grade], *(name.replace("_", " ") for name in plan.diseases if name != "diabetic_retinopathy")]
+    named = [DR_GRADES[plan.dr_grade], *(name.replace("_", " ") for name in plan.diseases
+                                         if name != "diabetic_retinopathy")]
     where = f", {plan.occluded.replace('_', ' ')}" if plan.other == "branch_retinal_vein_occlusion" else ""
-    return EyeRecord(eye=plan.eye, image_quality=plan.quality, subclinical_labels=signs_of(geometry, plan, findings), disease_labels=plan.diseases,
-                     grade_labels={"diabetic_retinopathy": plan.dr_grade, "glaucoma": int(plan.glaucoma)},
-                     general_label="abnormal" if plan.diseases else "normal",
-                     report=f"{plan.eye}: {', '.join(named)}{where}. Vertical cup-to-disc ratio {findings.cup_to_disc_ratio:.1f}.")
+    return EyeRecord(eye=plan.eye, image_quality=plan.quality,
+                     subclinical_labels=signs_of(geometry, plan, findings),
+                     disease_labels=plan.diseases, grade_labels={"diabetic_retinopathy":
+        plan.dr_grade, "glaucoma": int(plan.glaucoma)}, general_label="abnormal"
+                     if plan.diseases else "normal",
+                     report=f"{plan.eye}: {', '.join(named)}{where}. Vertical cup-to-disc ratio "
+                     f"{findings.cup_to_disc_ratio:.1f}.")
 
 # %% ../../nbs/eye/04_simulate.ipynb #84ed1488
 PARTS = ("lesions", "vessels", "picture", "photograph")
 """What of an eye may have random numbers of its own, beside its geometry."""
 
-
-def draw_eye(rngs: dict[str, Generator], patient: Patient, plan: Plan, geometry: Geometry, render_size: int = 256) -> SimulatedEye:
-    """Draw and photograph the eye of a plan with a given geometry; `rngs` holds a generator for each of `PARTS`."""
+# %% ../../nbs/eye/04_simulate.ipynb #72ea53ef
+def draw_eye(rngs: dict[str, Generator], patient: Patient, plan: Plan, geometry: Geometry,
+             render_size: int = 256) -> SimulatedEye:
+    """Draw and photograph the eye of a plan with a given geometry; `rngs` holds a generator for
+    each of `PARTS`."""
     lesions, counts = lesion_maps(rngs["lesions"], render_size, geometry, plan)
-    vessel_seed = int(rngs["vessels"].integers(2 ** 32))  # of their own, so that the widths at the disc can be told
-    vessels = vessel_maps(default_rng(vessel_seed), render_size, geometry, patient, plan, beaded="venous_beading" in counts)
-    artery_widths, vein_widths = main_widths(default_rng(vessel_seed), patient, plan, geometry.scale)
-    maps, field = disc_maps(render_size, geometry) | vessels | lesions, field_of_view(render_size, patient.camera)
-    picture, masks = paint_picture(rngs["picture"], maps, patient, plan, geometry), masks_of(maps, field if plan.eye == "OD" else field[:, ::-1], geometry)
+    # of their own, so that the widths at the disc can be told
+    vessel_seed = int(rngs["vessels"].integers(2 ** 32))
+    vessels = vessel_maps(default_rng(vessel_seed), render_size, geometry, patient, plan,
+                          beaded="venous_beading" in counts)
+    artery_widths, vein_widths = main_widths(default_rng(vessel_seed), patient, plan,
+                                             geometry.scale)
+    maps, field = (disc_maps(render_size, geometry) | vessels | lesions,
+                   field_of_view(render_size, patient.camera))
+    picture, masks = (paint_picture(rngs["picture"], maps, patient, plan, geometry),
+                      masks_of(maps, field if plan.eye == "OD" else field[:, ::-1], geometry))
     if plan.eye == "OS":
-        picture, masks = np.ascontiguousarray(picture[:, ::-1]), {name: mask[:, ::-1] for name, mask in masks.items()}
-    findings = findings_of(geometry, counts, patient, plan, float(artery_widths.sum() / vein_widths.sum()))
+        picture, masks = (np.ascontiguousarray(picture[:, ::-1]),
+                          {name: mask[:, ::-1] for name, mask in masks.items()})
+    findings = findings_of(geometry, counts, patient, plan,
+                           float(artery_widths.sum() / vein_widths.sum()))
     shot = photograph(rngs["photograph"], picture, field, patient.camera, plan.quality)
     return SimulatedEye(shot, record_of(geometry, plan, findings), findings, masks)
 
-
-def simulate_eye(rng: Generator, patient: Patient, plan: Plan, render_size: int = 256) -> SimulatedEye:
-    """The eye of a plan, all of it from one generator; what it shows doesn't depend on `render_size` (pixels)."""
-    return draw_eye(dict.fromkeys(PARTS, rng), patient, plan, draw_geometry(rng, patient, plan), render_size)
+# %% ../../nbs/eye/04_simulate.ipynb #34a58a3e
+def simulate_eye(rng: Generator, patient: Patient, plan: Plan,
+                 render_size: int = 256) -> SimulatedEye:
+    """The eye of a plan, all of it from one generator; what it shows doesn't depend on
+    `render_size` (pixels)."""
+    return draw_eye(dict.fromkeys(PARTS, rng), patient, plan, draw_geometry(rng, patient, plan),
+                    render_size)
 
 # %% ../../nbs/eye/04_simulate.ipynb #2072a69a
 SEXES = ("female", "male")
-HEALTHY_AGE = (48, 16)  # mean and standard deviation in years, like those of the diseases; cut at 18 and 95
+# mean and standard deviation in years, like those of the diseases; cut at 18 and 95
+HEALTHY_AGE = (48, 16)
+
 DISEASE_AGES = {
-    "diabetic_retinopathy": (58, 11), "glaucoma": (63, 12), "age_related_macular_degeneration": (74, 8), "neovascular_age_related_macular_degeneration": (77, 8),
-    "pathological_myopia": (46, 14), "macular_hole": (66, 8), "crystalline_dystrophy": (36, 12), "hypertensive_retinopathy": (57, 12),
-    "branch_retinal_vein_occlusion": (66, 11), "central_retinal_vein_occlusion": (67, 12), "cataract": (70, 9),
+    "diabetic_retinopathy": (58, 11), "glaucoma": (63, 12),
+    "age_related_macular_degeneration": (74, 8),
+    "neovascular_age_related_macular_degeneration": (77, 8),
+    "pathological_myopia": (46, 14), "macular_hole": (66, 8), "crystalline_dystrophy": (36, 12),
+    "hypertensive_retinopathy": (57, 12),
+    "branch_retinal_vein_occlusion": (66, 11), "central_retinal_vein_occlusion": (67, 12),
+    "cataract": (70, 9),
 }
 
-
+# %% ../../nbs/eye/04_simulate.ipynb #63664318
 def draw_age_and_sex(rng: Generator, diseases: Iterable[str]) -> tuple[int, str]:
     """Age [years, 18 to 95] and sex of a patient with these `records.DISEASES` in either eye."""
     mean, spread = max((DISEASE_AGES[name] for name in diseases), default=HEALTHY_AGE)
@@ -257,15 +332,18 @@ def draw_age_and_sex(rng: Generator, diseases: Iterable[str]) -> tuple[int, str]
 
 # %% ../../nbs/eye/04_simulate.ipynb #d1d80f10
 def simulate_patient(seed, render_size: int = 256, cameras: str = "many") -> list[SimulatedEye]:
-    """The two eyes (OD, OS) of the patient of a `seed` (an int, or a sequence of ints); `cameras` "one" is the plain one for all patients."""
+    """The two eyes (OD, OS) of the patient of a `seed` (an int, or a sequence of ints); `cameras`
+    "one" is the plain one for all patients."""
     key = np.atleast_1d(seed).tolist()
     patient = draw_patient(default_rng(key))
-    if cameras == "one": patient = replace(patient, camera=Camera())
+    if cameras == "one":
+        patient = replace(patient, camera=Camera())
     eyes = []
     for side, eye in enumerate(("OD", "OS")):
         rng = default_rng([*key, 1 + side])
         eyes.append(simulate_eye(rng, patient, draw_plan(rng, patient, eye), render_size))
-    age, sex = draw_age_and_sex(default_rng([*key, 3]), {name for eye in eyes for name in eye.record.disease_labels})
+    age, sex = draw_age_and_sex(default_rng([*key, 3]),
+                                {name for eye in eyes for name in eye.record.disease_labels})
     return [replace(eye, age=age, sex=sex) for eye in eyes]
 
 # %% ../../nbs/eye/04_simulate.ipynb #e52f8f21
@@ -275,24 +353,32 @@ def simulate_batch(first: int, last: int, seed: int, render_size: int) -> list[l
     return [simulate_patient((seed, k), render_size) for k in range(first, last)]
 
 # %% ../../nbs/eye/04_simulate.ipynb #c7f9a256
-def simulate_patients(n: int, seed: int, render_size: int = 256, workers: int = 1, progress: bool = True, batch: int = 4) -> Iterator[list[SimulatedEye]]:
-    """The eyes of `n` patients, one list a patient, in order; the same bytes whatever `workers` (processes; 1 = this one).
+def simulate_patients(n: int, seed: int, render_size: int = 256, workers: int = 1,
+                      progress: bool = True, batch: int = 4) -> Iterator[list[SimulatedEye]]:
+    """The eyes of `n` patients, one list a patient, in order; the same bytes whatever `workers`
+    (processes; 1 = this one).
 
-    With more than one worker, a script must call this under `if __name__ == "__main__":` (new processes import it).
+    With more than one worker, a script must call this under `if __name__ == "__main__":` (new
+    processes import it).
     """
     jobs = [(k, min(k + batch, n), seed, render_size) for k in range(0, n, batch)]
     with tqdm(total=n, desc="simulate", unit="patient", disable=not progress) as bar:
-        for eyes in (run_ahead(jobs, workers) if workers > 1 else (simulate_batch(*job) for job in jobs)):
+        for eyes in (run_ahead(jobs, workers) if workers > 1
+                     else (simulate_batch(*job) for job in jobs)):
             bar.update(len(eyes))
             yield from eyes
 
 # %% ../../nbs/eye/04_simulate.ipynb #57948cc3
 def run_ahead(jobs: list[tuple], workers: int) -> Iterator[list[list[SimulatedEye]]]:
-    """Results of `simulate_batch` on `jobs`, in order, at most 4 jobs a process ahead of the reader."""
-    from retinalogos.eye.simulate import simulate_batch  # by its module's name: a new process can't see a notebook's own functions
+    """Results of `simulate_batch` on `jobs`, in order, at most 4 jobs a process ahead of the
+    reader."""
+    # by its module's name: a new process can't see a notebook's own functions
+    from retinalogos.eye.simulate import simulate_batch
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting, rest = deque(), iter(jobs)
         for job in rest:
             waiting.append(pool.submit(simulate_batch, *job))
-            if len(waiting) >= 4 * workers: yield waiting.popleft().result()
-        while waiting: yield waiting.popleft().result()
+            if len(waiting) >= 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -14,9 +14,10 @@ import numpy as np
 WAYS = ("rounded", "cut off")
 """How a number may have been printed."""
 
-
+# %% ../../nbs/report/43_arithmetic.ipynb #612e41ca
 def fitting_counts(printed: float, n: int, decimals: int) -> dict[int, str]:
-    """Whole numbers k for which k / n is printed as `printed`, with how: "rounded", "cut off" or "either way"; empty where none fits.
+    """Whole numbers k for which k / n is printed as `printed`, with how: "rounded", "cut off" or
+    "either way"; empty where none fits.
 
     Parameters
     ----------
@@ -27,25 +28,29 @@ def fitting_counts(printed: float, n: int, decimals: int) -> dict[int, str]:
     value = int(Decimal(str(printed)).scaleb(decimals).to_integral_value())
     found = {}
     for k in range(max(0, (2 * value - 1) * n // (2 * unit)), (value + 1) * n // unit + 1):
-        rounded = 2 * abs(k * unit - value * n) <= n  # k / n is at most half a unit from what is printed
+        # k / n is at most half a unit from what is printed
+        rounded = 2 * abs(k * unit - value * n) <= n
         cut_off = value * n <= k * unit < (value + 1) * n
         if rounded or cut_off:
             found[k] = "either way" if rounded and cut_off else WAYS[cut_off]
     return found
 
-
+# %% ../../nbs/report/43_arithmetic.ipynb #d20f3179
 def fits(printed: float, n: int, decimals: int, way: str) -> bool:
     """Is there a whole number k for which k / n is printed so in this way, one of `WAYS`?"""
     return any(how in (way, "either way") for how in fitting_counts(printed, n, decimals).values())
 
 # %% ../../nbs/report/43_arithmetic.ipynb #0837085b
 def sizes_that_fit(printed, decimals: int, sizes) -> list[int]:
-    """Those of `sizes` for which every one of the `printed` numbers fits, all of them printed in the same way."""
-    return [n for n in sizes if any(all(fits(value, n, decimals, way) for value in printed) for way in WAYS)]
+    """Those of `sizes` for which every one of the `printed` numbers fits, all of them printed in
+    the same way."""
+    return [n for n in sizes if any(all(fits(value, n, decimals, way) for value in printed)
+                                    for way in WAYS)]
 
 
 def chance_of_fit(n: int, decimals: int) -> float:
-    """Share of all numbers 0 to 1 with so many decimals that fit some k / n: how easily a number fits by accident."""
+    """Share of all numbers 0 to 1 with so many decimals that fit some k / n: how easily a number
+    fits by accident."""
     unit = 10 ** decimals
     fitting = {round(np.floor(k * unit / n + shift)) for k in range(n + 1) for shift in (0.0, 0.5)}
     return min(1.0, len(fitting) / (unit + 1))

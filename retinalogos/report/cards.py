@@ -34,62 +34,78 @@ from ..stage import lock_is_whole
 def lock_stages(text: str) -> dict | None:
     """The stages in the text of a `dvc.lock`, None where DVC did not write it so."""
     stages = YAML(typ="safe").load(text)["stages"] if lock_is_whole(text) else None
-    entries = [entry for stage in (stages or {}).values() for kind in ("deps", "outs") for entry in stage.get(kind) or []]
+    entries = [entry for stage in (stages or {}).values() for kind in ("deps", "outs")
+               for entry in stage.get(kind) or []]
     return stages if all(isinstance(entry, dict) and "path" in entry for entry in entries) else None
 
-
+# %% ../../nbs/report/42_cards.ipynb #617de7f0
 def read_lock(root: Path) -> dict:
     """The stages of `dvc.lock`, {} where there is none; UserError where it is damaged."""
     file = root / "dvc.lock"
     if not file.exists():
         return {}
-    stages = lock_stages(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else None
+    stages = lock_stages(file.read_text(encoding="utf-8",
+                                        errors="replace")) if file.is_file() else None
     if stages is None:
-        raise UserError(f"{file} is cut or damaged: `make repro` puts it back, or `git checkout dvc.lock`")
+        raise UserError(f"{file} is cut or damaged: `make repro` puts it back, or `git "
+                        "checkout dvc.lock`")
     return stages
-
 
 # %% ../../nbs/report/42_cards.ipynb #0eb47871
 def recorded_params(root: Path, stage: str) -> dict:
-    "`base` and the section of `stage` as they were when it last ran; UserError when it never did."
+    """`base` and the section of `stage` as they were when it last ran; UserError when it never did.
+    """
     found = read_lock(root).get(stage)
     if found is None:
-        raise UserError(f"dvc.lock knows of no run of the stage {stage}: run it with `dvc repro {stage}`")
+        raise UserError(f"dvc.lock knows of no run of the stage {stage}: run it with `dvc "
+                        f"repro {stage}`")
     recorded = found["params"]["params.yaml"]
     return {**recorded["base"], **recorded.get(stage, {})}
 
 # %% ../../nbs/report/42_cards.ipynb #0462e215
 def training_table(root: Path) -> str:
-    "Markdown table of steps 1 and 3."
+    """Markdown table of steps 1 and 3."""
     rows = []
     for stage, side in (("pretrain", "low_resolution"), ("finetune", "high_resolution")):
         found = recorded_params(root, stage)
-        rows.append({"stage": stage, "pixels a side": found[side]} | {key: found[key] for key in ("steps", "batch_size", "lr", "optimizer", "ema_decay", "mixed_precision")})
+        rows.append({"stage": stage, "pixels a side": found[side]}
+                    | {key: found[key] for key in ("steps", "batch_size", "lr", "optimizer",
+                                                   "ema_decay", "mixed_precision")})
     return pd.DataFrame(rows).to_markdown(index=False)
 
 # %% ../../nbs/report/42_cards.ipynb #fa7fb471
 GENERATOR = ("adherence.", "fidelity.fid.finetune", "memorisation.")
 """Headline numbers that measure the finished generator begin so."""
 
+
 def headline(root: Path) -> list[dict]:
-    "Rows name, value, low, high, n, seeds of data/results/headline.csv, None where a number has no interval."
+    """Rows name, value, low, high, n, seeds of data/results/headline.csv, None where a number has
+    no interval."""
     table = pd.read_csv(root / "data/results/headline.csv")
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
+# %% ../../nbs/report/42_cards.ipynb #ce876a7e
 def evaluations(root: Path, source: str) -> list[EvalResult]:
-    "What the hub shows beside the model."
-    return [EvalResult(task_type="text-to-image", dataset_type=source, dataset_name=f"{source}, test split", metric_type=row["name"].split(".")[1],
-                       metric_name=row["name"], metric_value=row["value"]) for row in headline(root) if row["name"].startswith(GENERATOR) and row["value"] is not None]
+    """What the hub shows beside the model."""
+    return [EvalResult(task_type="text-to-image", dataset_type=source,
+                       dataset_name=f"{source}, test split",
+                       metric_type=row["name"].split(".")[1], metric_name=row["name"],
+                       metric_value=row["value"]) for row in headline(root)
+            if row["name"].startswith(GENERATOR) and row["value"] is not None]
 
+# %% ../../nbs/report/42_cards.ipynb #a96a9cc4
 def headline_text(root: Path) -> str:
-    "Markdown table of the headline numbers."
-    return pd.DataFrame([{"number": row["name"], "value": interval_text(row, 3), "n": row["n"]} for row in headline(root)]).to_markdown(index=False)
+    """Markdown table of the headline numbers."""
+    return pd.DataFrame([{"number": row["name"], "value": interval_text(row, 3), "n": row["n"]}
+                         for row in headline(root)]).to_markdown(index=False)
 
 # %% ../../nbs/report/42_cards.ipynb #efdd2e2a
 def scorecard_text(root: Path) -> str:
-    "Markdown table of the scorecard; UserError where there is no report."
+    """Markdown table of the scorecard; UserError where there is no report."""
     lines = read_results(root / "data/results", ("report",))["report"]["scorecard"]
-    return scorecard_table(lines)[["question", "measure", "found", "n", "held against", "checked", "verdict"]].to_markdown(index=False, disable_numparse=True)
+    return scorecard_table(lines)[["question", "measure", "found", "n", "held against",
+                                   "checked", "verdict"]].to_markdown(index=False,
+        disable_numparse=True)
 
 # %% ../../nbs/report/42_cards.ipynb #65f8ac1d
 MODEL = """# RetinaLogos: colour fundus photographs from words
@@ -131,35 +147,42 @@ The software as its `CITATION.cff` says, and the paper whose method it follows: 
 """
 
 # %% ../../nbs/report/42_cards.ipynb #68d4791e
-SIMULATED = ("It has seen **simulated** eyes only: a program drew its training photographs.",
-             "It knows what the simulator knows, and nothing else. No number above is evidence about real eyes.")
-REAL = ("It was trained on photographs of patients from {}. Their terms hold for it too.",
-        "A model may give back photographs that it has seen: read the memorisation results before sharing it. It knows the cameras, people and diseases of its data sets, "
-        "in their proportions.")
-UNKNOWN = ("On what it was trained, nothing here tells.", "Its training photographs are not known: treat it as trained on photographs of patients.")
+SIMULATED = ("It has seen **simulated** eyes only: a program drew its training " "photographs.",
+             "It knows what the simulator knows, and nothing else. No number above "
+             "is evidence about real eyes.")
 
+REAL = ("It was trained on photographs of patients from {}. Their terms hold " "for it too.",
+        "A model may give back photographs that it has seen: read the "
+        "memorisation results before sharing it. It knows the cameras, people "
+        "and diseases of its data sets, " "in their proportions.")
+UNKNOWN = ("On what it was trained, nothing here tells.",
+           "Its training photographs are not known: treat it as trained on "
+           "photographs of patients.")
 
+# %% ../../nbs/report/42_cards.ipynb #1476eb5c
 def named_terms(source: str) -> str:
     """The name of a data set, with its terms where it is a public one."""
     terms = f" ({DESCRIPTIONS[source].licence})" if source in DESCRIPTIONS else ""
     return f"{card_text(source)}{terms}"
 
-
+# %% ../../nbs/report/42_cards.ipynb #88574843
 def origin_and_limits(sources: list[str] | None) -> tuple[str, str]:
     """Two paragraphs on where the photographs came from and what follows; None: not known."""
     if not sources:
         return UNKNOWN
-    return SIMULATED if sources == ["simulated"] else (REAL[0].format("; ".join(map(named_terms, sources))), REAL[1])
+    return (SIMULATED if sources == ["simulated"]
+            else (REAL[0].format("; ".join(map(named_terms, sources))), REAL[1]))
 
 # %% ../../nbs/report/42_cards.ipynb #c3c3287f
 def folder_hash(folder: Path) -> str:
     """The hash of a folder as `dvc.lock` has it: MD5 of the list of its files with theirs."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    listed = [{"md5": hashlib.md5(file.read_bytes()).hexdigest(), "relpath": file.relative_to(folder).as_posix()} for file in files]
+    listed = [{"md5": hashlib.md5(file.read_bytes()).hexdigest(),
+               "relpath": file.relative_to(folder).as_posix()} for file in files]
     listed.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
 
-
+# %% ../../nbs/report/42_cards.ipynb #b31a517e
 def file_hash(file: Path) -> str | None:
     """MD5 of a file, None where there is none."""
     return hashlib.md5(file.read_bytes()).hexdigest() if file.is_file() else None
@@ -167,9 +190,10 @@ def file_hash(file: Path) -> str | None:
 
 def outputs(lock: dict) -> dict[str, tuple[str, str]]:
     """Every path that a stage of the lock wrote: (stage, hash)."""
-    return {out["path"]: (stage, out.get("md5")) for stage, entry in lock.items() for out in entry["outs"]}
+    return {out["path"]: (stage, out.get("md5")) for stage, entry in lock.items()
+            for out in entry["outs"]}
 
-
+# %% ../../nbs/report/42_cards.ipynb #07a68bc8
 def run_is_whole(lock: dict, last: str = "summary") -> bool:
     """Did `last`, and every stage before it, run on what the stages before it wrote?"""
     made, ahead, seen = outputs(lock), [last], set()
@@ -186,7 +210,6 @@ def run_is_whole(lock: dict, last: str = "summary") -> bool:
                 ahead.append(maker)
     return True
 
-
 # %% ../../nbs/report/42_cards.ipynb #08443f03
 RESULTS = ("headline.csv", "report.json", "fidelity.json", "purification.json")
 """The files of `data/results` that a card reads."""
@@ -196,36 +219,42 @@ def results_recorded(root: Path) -> bool:
     """Are the results in `data/results` those of one run, as `dvc.lock` has it?"""
     lock = read_lock(root)
     made, paths = outputs(lock), [f"data/results/{name}" for name in RESULTS]
-    return run_is_whole(lock) and all(path in made and file_hash(root / path) == made[path][1] for path in paths)
+    return run_is_whole(lock) and all(path in made
+                                      and file_hash(root / path) == made[path][1]
+                                      for path in paths)
 
-
+# %% ../../nbs/report/42_cards.ipynb #43943326
 def scores_belong(root: Path, path: str) -> bool | None:
-    """Were the results measured on the folder `path` as it lies here? None where there is no such folder."""
+    """Were the results measured on the folder `path` as it lies here? None where there is no such
+    folder."""
     if not (root / path).is_dir():
         return None
     written = outputs(read_lock(root)).get(path, (None, None))[1]
     return results_recorded(root) and folder_hash(root / path) == written
 
-
 # %% ../../nbs/report/42_cards.ipynb #f58725ab
 TRAINING = "training.json"
-NO_SCORES = ("There are none for this checkpoint: by `dvc.lock`, the results in data/results are of another one, or not of one "
+NO_SCORES = ("There are none for this checkpoint: by `dvc.lock`, the results in "
+             "data/results are of another one, or not of one "
              "whole run. `dvc repro` measures it.")
 
-
+# %% ../../nbs/report/42_cards.ipynb #3dd71d65
 def checkpoint_json(root: Path, name: str, keys: dict) -> dict:
-    """A JSON file of the checkpoint whose values are of the types of `keys`; UserError where it is none such."""
+    """A JSON file of the checkpoint whose values are of the types of `keys`; UserError where it is
+    none such."""
     file = root / "data/checkpoints/finetune" / name
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        fits = isinstance(content, dict) and all(type(content[key]) is kind for key, kind in keys.items())
+        fits = isinstance(content, dict) and all(type(content[key]) is kind
+                                                 for key, kind in keys.items())
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         fits = False
     if not fits:
-        raise UserError(f"{file} is missing or damaged: this is no whole checkpoint; make it or fetch it anew")
+        raise UserError(f"{file} is missing or damaged: this is no whole checkpoint; make it "
+                        "or fetch it anew")
     return content
 
-
+# %% ../../nbs/report/42_cards.ipynb #624d61e6
 def trained_on(root: Path) -> dict:
     """What the checkpoint says of its training: sources, numbers of pairs; {} where it does not."""
     if not (root / "data/checkpoints/finetune" / TRAINING).exists():
@@ -233,50 +262,68 @@ def trained_on(root: Path) -> dict:
     told = checkpoint_json(root, TRAINING, {"source": list, "pairs": int, "kept": int})
     return told | {"source": [str(source) for source in told["source"]]}
 
-
+# %% ../../nbs/report/42_cards.ipynb #092d40fa
 def recorded_training(root: Path) -> dict:
     """The same of the run on record."""
     results = read_results(root / "data/results", ("fidelity", "purification"))
-    return {"source": results["fidelity"]["source"], "pairs": results["purification"]["n"], "kept": results["purification"]["kept"]}
+    return {"source": results["fidelity"]["source"], "pairs": results["purification"]["n"],
+            "kept": results["purification"]["kept"]}
 
 # %% ../../nbs/report/42_cards.ipynb #3fc46ef4
 def model_facts(root: Path, belong: bool) -> dict:
-    """What the card of a checkpoint says of captions, training and scores; without scores unless they `belong` to it."""
+    """What the card of a checkpoint says of captions, training and scores; without scores unless
+    they `belong` to it."""
     if not belong:
-        return {"backend": "see params.yaml", "style": "its", "training": "Its settings are those of params.yaml where nothing was changed since.",
-                "results": NO_SCORES, "scorecard": NO_SCORES, "features": "", "guidance": load_params(root / "params.yaml").sample.guidance_scale}
-    captions, fidelity = recorded_params(root, "captions"), read_results(root / "data/results", ("fidelity",))["fidelity"]
-    return {"backend": captions["backend"], "style": captions["style"], "training": training_table(root), "results": headline_text(root),
-            "scorecard": scorecard_text(root), "features": f"Extractor of FID: {fidelity['extractor']}; compare rows, not papers.",
+        return {"backend": "see params.yaml", "style": "its",
+                "training":
+                "Its settings are those of params.yaml where nothing was changed since.",
+                "results": NO_SCORES, "scorecard": NO_SCORES, "features": "",
+                "guidance": load_params(root / "params.yaml").sample.guidance_scale}
+    captions, fidelity = recorded_params(root, "captions"), read_results(root / "data/results",
+        ("fidelity",))["fidelity"]
+    return {"backend": captions["backend"], "style": captions["style"],
+            "training": training_table(root), "results": headline_text(root),
+            "scorecard": scorecard_text(root),
+            "features": f"Extractor of FID: {fidelity['extractor']}; compare rows, not papers.",
             "guidance": recorded_params(root, "sample")["guidance_scale"]}
 
-
+# %% ../../nbs/report/42_cards.ipynb #4085cfe9
 def transformer_shape(root: Path, belong: bool | None) -> dict:
-    """Architecture, layers, width and pixels a side: of the checkpoint that lies here, else of the run on record."""
+    """Architecture, layers, width and pixels a side: of the checkpoint that lies here, else of the
+    run on record."""
     if belong is None:
         shape = recorded_params(root, "pretrain")
-        return {"architecture": shape["architecture"], "layers": shape["num_layers"], "width": shape["hidden_size"], "side": shape["high_resolution"]}
-    config = checkpoint_json(root, "transformer/config.json", dict.fromkeys(("num_layers", "hidden_size", "sample_size"), int))
+        return {"architecture": shape["architecture"], "layers": shape["num_layers"],
+                "width": shape["hidden_size"], "side": shape["high_resolution"]}
+    config = checkpoint_json(root, "transformer/config.json",
+                             dict.fromkeys(("num_layers", "hidden_size", "sample_size"), int))
     name = "lumina2" if "cap_feat_dim" in config else "lumina_next"
-    return {"architecture": name, "layers": config["num_layers"], "width": config["hidden_size"], "side": 8 * config["sample_size"]}
+    return {"architecture": name, "layers": config["num_layers"],
+            "width": config["hidden_size"], "side": 8 * config["sample_size"]}
 
 # %% ../../nbs/report/42_cards.ipynb #08e9f6a4
 def card_head(sources: list[str], scores: bool, root: Path) -> str:
-    """The front matter of the model card; with the `scores` of the run on record where they belong to it."""
-    data = ModelCardData(language="en", license="apache-2.0" if sources == ["simulated"] else "other", library_name="diffusers",
-                         pipeline_tag="text-to-image", tags=["retina", "fundus", "flow-matching", "medical"],
-                         model_name="RetinaLogos", eval_results=evaluations(root, "+".join(sources)) if scores and sources else None)
+    """The front matter of the model card; with the `scores` of the run on record where they belong
+    to it."""
+    data = ModelCardData(language="en", license="apache-2.0"
+                         if sources == ["simulated"] else "other", library_name="diffusers",
+                         pipeline_tag="text-to-image",
+                         tags=["retina", "fundus", "flow-matching", "medical"],
+                         model_name="RetinaLogos", eval_results=evaluations(root,
+        "+".join(sources)) if scores and sources else None)
     return f"---\n{data.to_yaml()}\n---\n\n"
 
-
+# %% ../../nbs/report/42_cards.ipynb #b235f693
 def model_card(root: Path) -> str:
-    """Text of the card (`README.md`) of the generator in `data/checkpoints/finetune`, or of the run on record where none lies there.
+    """Text of the card (`README.md`) of the generator in `data/checkpoints/finetune`, or of the run
+    on record where none lies there.
 
     UserError when results or lock lack something, or the checkpoint is damaged.
     """
     belong = scores_belong(root, "data/checkpoints/finetune")
     if belong is None and not results_recorded(root):
-        raise UserError("no checkpoint in data/checkpoints/finetune, and data/results is not that of the run in dvc.lock: "
+        raise UserError("no checkpoint in data/checkpoints/finetune, and data/results is not "
+                        "that of the run in dvc.lock: "
                         "there is nothing to tell of; run `make repro` first")
     measured = belong is not False
     training = {} if belong is None else trained_on(root)
@@ -285,23 +332,29 @@ def model_card(root: Path) -> str:
     origin, limits = origin_and_limits(sources)
     if belong is None:
         origin = f"No checkpoint lies here: this card tells of the run on record. {origin}"
-    numbers = {name: f"{training[name]:,}" if name in training else "an unknown number of" for name in ("pairs", "kept")}
-    text = MODEL.format(origin=origin, limits=limits, **numbers, **transformer_shape(root, belong), **model_facts(root, measured))
+    numbers = {name: f"{training[name]:,}" if name in training else "an unknown number of"
+               for name in ("pairs", "kept")}
+    text = MODEL.format(origin=origin, limits=limits, **numbers,
+                        **transformer_shape(root, belong), **model_facts(root, measured))
     return card_head(sources, measured, root) + text
-
 
 # %% ../../nbs/report/42_cards.ipynb #8edd84c6
 def dataset_card(root: Path) -> str:
-    """Text of the card of `data/dataset`: the one that was written with it, or counted now; UserError when there is no data set.
+    """Text of the card of `data/dataset`: the one that was written with it, or counted now;
+    UserError when there is no data set.
 
-    The scorecard of what was generated from it stands below, if `dvc.lock` says that it is of this data set.
+    The scorecard of what was generated from it stands below, if `dvc.lock` says that it is of this
+    data set.
     """
     folder = root / "data/dataset"
     written = folder / "README.md"
-    text = written.read_text(encoding="utf-8") if written.is_file() else card_of_tables(load_records(folder), load_rejects(folder))
+    text = written.read_text(encoding="utf-8") if written.is_file() else card_of_tables(
+        load_records(folder), load_rejects(folder))
     if not (root / "data/results/report.json").is_file():
         return text
     belong = scores_belong(root, "data/dataset")
-    told = f"The scorecard of the generator that was trained on it.\n\n{scorecard_text(root)}" if belong else \
-        "No results here are of this data set: `dvc repro` trains and measures a generator on it."
+    told = ("The scorecard of the generator that was trained on "
+            f"it.\n\n{scorecard_text(root)}" if belong
+            else "No results here are of this data set: `dvc repro` trains and measures "
+            "a generator on it.")
     return f"{text.rstrip()}\n\n## What was generated from it\n{told}\n"

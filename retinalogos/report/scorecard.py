@@ -18,14 +18,15 @@ from ..statistics import interval_text
 
 # %% ../../nbs/report/41_scorecard.ipynb #89450484
 def look_up(results: dict, place) -> dict | None:
-    """The interval at a place (a tuple of keys, or a function of the results), a plain number as `{"value": number}`; None where it is missing or empty."""
+    """The interval at a place (a tuple of keys, or a function of the results), a plain number as
+    `{"value": number}`; None where it is missing or empty."""
     found = place(results) if callable(place) else results
     for key in () if callable(place) else place:
         found = found.get(key) if isinstance(found, dict) else None
     found = found if isinstance(found, dict) or found is None else {"value": found}
     return None if found is None or number_of(found) is None else found
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #5c025792
 def number_of(interval: dict) -> float | None:
     """Value or mean of an interval; None where there is none."""
     value = interval.get("value", interval.get("mean"))
@@ -34,12 +35,14 @@ def number_of(interval: dict) -> float | None:
 
 def ends_of(interval: dict) -> tuple[float, float]:
     """Ends of an interval; the value itself where it has none."""
-    return tuple(number_of(interval) if interval.get(end) is None else interval[end] for end in ("low", "high"))
+    return tuple(number_of(interval) if interval.get(end) is None
+                 else interval[end] for end in ("low", "high"))
 
 # %% ../../nbs/report/41_scorecard.ipynb #d07463f6
 @dataclass(frozen=True)
 class Check:
-    """One line of the scorecard. `limit` is a number to reach, or the place of a reference to match; `higher` says which side is good."""
+    """One line of the scorecard. `limit` is a number to reach, or the place of a reference to
+    match; `higher` says which side is good."""
     part: str
     question: str
     measure: str
@@ -51,102 +54,178 @@ class Check:
     @property
     def rule(self) -> str:
         """The rule of the verdict in words."""
-        return f"{'at least' if self.higher else 'at most'} {self.limit:g}" if isinstance(self.limit, (int, float)) else "matches the reference"
+        return (f"{'at least' if self.higher else 'at most'} {self.limit:g}"
+                if isinstance(self.limit, (int, float)) else "matches the reference")
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #8bde0134
 def verdict(found: dict, limit, higher: bool) -> str:
-    """`met`, `not met` or `open` for an interval against a number, `met` or `not met` against a reference interval."""
+    """`met`, `not met` or `open` for an interval against a number, `met` or `not met` against a
+    reference interval."""
     sign = 1 if higher else -1
     worst, best = sorted(sign * end for end in ends_of(found))
-    if isinstance(limit, dict): return "met" if best >= min(sign * end for end in ends_of(limit)) else "not met"
+    if isinstance(limit, dict):
+        return "met" if best >= min(sign * end for end in ends_of(limit)) else "not met"
     return "met" if worst >= sign * limit else "not met" if best < sign * limit else "open"
 
 # %% ../../nbs/report/41_scorecard.ipynb #8db38419
 def above_chance(place) -> Callable:
-    """A place: the share of the entries at `place` whose area under the curve lies above 0.5 with its whole interval, and `n` entries that have one."""
+    """A place: the share of the entries at `place` whose area under the curve lies above 0.5 with
+    its whole interval, and `n` entries that have one."""
     def count(results):
         found = results
-        for key in place: found = found.get(key, {}) if isinstance(found, dict) else {}
-        areas = [entry["auc"] for entry in found.values() if isinstance(entry, dict) and entry.get("auc", {}).get("value") is not None]
-        return {"value": sum(area["low"] is not None and area["low"] > .5 for area in areas) / len(areas), "n": len(areas)} if areas else None
+        for key in place:
+            found = found.get(key, {}) if isinstance(found, dict) else {}
+        areas = [entry["auc"] for entry in found.values()
+                 if isinstance(entry, dict) and entry.get("auc", {}).get("value") is not None]
+        return {"value": sum(area["low"] is not None and area["low"] > 0.5 for area in areas)
+                / len(areas), "n": len(areas)} if areas else None
     return count
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #22c34f64
 def gain_of(task: str, metric: str, *outer) -> Callable:
-    """A place: what generated photographs add to real ones, ResNet, paired; from the list of paired tests, or the table of seeds under the keys `outer`."""
+    """A place: what generated photographs add to real ones, ResNet, paired; from the list of paired
+    tests, or the table of seeds under the keys `outer`."""
     def gain(results):
         for row in [] if outer else results.get("downstream", {}).get("paired") or []:
-            if (row["task"], row["model"], row["condition"]) == (task, "resnet", "real_plus_synthetic"): return row["difference"]
+            if (row["task"], row["model"], row["condition"]) == (task, "resnet",
+                    "real_plus_synthetic"):
+                return row["difference"]
         return look_up(results, ("downstream", *outer, "models", task, "resnet", "gain", metric))
     return gain
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #a3664d40
 def changes_followed(results) -> dict | None:
-    """A place: mean share, over kinds of change, of pairs whose reading follows the one word that was changed."""
-    shares = [part["changed"] for part in (results.get("adherence", {}).get("counterfactual") or {}).values() if part.get("changed", {}).get("value") is not None]
-    return {"value": sum(share["value"] for share in shares) / len(shares), "n": sum(share["n"] for share in shares)} if shares else None
+    """A place: mean share, over kinds of change, of pairs whose reading follows the one word that
+    was changed."""
+    shares = [part["changed"] for part in (results.get("adherence", {}).get("counterfactual")
+                                           or {}).values() if part.get("changed",
+        {}).get("value") is not None]
+    return {"value": sum(share["value"] for share in shares) / len(shares),
+            "n": sum(share["n"] for share in shares)} if shares else None
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #5fe66649
 def like_real(results) -> dict | None:
-    """A place: share of the biomarkers whose Kolmogorov-Smirnov distance to real ones may be that of two halves of the real ones."""
-    found = [part for part in (results.get("biomarkers", {}).get("distributions") or {}).values() if part["ks"]["low"] is not None and part["ks_floor"] is not None]
-    return {"value": sum(part["ks"]["low"] <= part["ks_floor"] for part in found) / len(found), "n": len(found)} if found else None
+    """A place: share of the biomarkers whose Kolmogorov-Smirnov distance to real ones may be that
+    of two halves of the real ones."""
+    found = [part for part in (results.get("biomarkers", {}).get("distributions")
+                               or {}).values() if part["ks"]["low"] is not None
+             and part["ks_floor"] is not None]
+    return {"value": sum(part["ks"]["low"] <= part["ks_floor"] for part in found) / len(found),
+            "n": len(found)} if found else None
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #14d46892
 def unexplained_gaps(results) -> dict | None:
-    """A place: gaps between groups that neither chance (Holm) nor the patients' diseases explain, of `n` tested."""
+    """A place: gaps between groups that neither chance (Holm) nor the patients' diseases explain,
+    of `n` tested."""
     found = results.get("fairness")
-    gaps = [part["gap"] for parts in found["attributes"].values() for name, part in parts.items() if "gap" in part and found["parts"][name] != "grader"] if found else []
-    return {"value": sum(gap["p_same_diseases_holm"] < .05 for gap in gaps), "n": len(gaps)} if gaps else None
+    gaps = [part["gap"] for parts in found["attributes"].values()
+            for name, part in parts.items() if "gap" in part
+            and found["parts"][name] != "grader"] if found else []
+    return {"value": sum(gap["p_same_diseases_holm"] < 0.05 for gap in gaps),
+            "n": len(gaps)} if gaps else None
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #942af6b9
 def widest_gap(results) -> dict | None:
-    """A place: of the gaps in kappa, correlation, share or area under the curve, the one that could be largest by its interval."""
+    """A place: of the gaps in kappa, correlation, share or area under the curve, the one that could
+    be largest by its interval."""
     found = results.get("fairness")
-    gaps = [part["gap"] for parts in found["attributes"].values() for name, part in parts.items() if "gap" in part and found["parts"][name] in ("adherence", "utility")] if found else []
-    return max((gap for gap in gaps if gap["high"] is not None), key=lambda gap: gap["high"], default=None)
+    gaps = [part["gap"] for parts in found["attributes"].values()
+            for name, part in parts.items() if "gap" in part
+            and found["parts"][name] in ("adherence", "utility")] if found else []
+    return max((gap for gap in gaps if gap["high"] is not None), key=lambda gap: gap["high"],
+               default=None)
 
 # %% ../../nbs/report/41_scorecard.ipynb #2471aeee
 KID, FLOOR = ("fidelity", "kid", "finetune"), ("fidelity", "kid", "floor")
+
+# %% ../../nbs/report/41_scorecard.ipynb #450c4a26
 SET_CHECKS = [
-    Check("fidelity", "As a set, as near to real photographs as other real ones?", "KID, grader's features", KID, FLOOR, False, "12_fidelity"),
-    Check("fidelity", "And with features that the grader has no part in?", "CMMD, CLIP's features", ("fidelity", "cmmd", "finetune"), ("fidelity", "cmmd", "floor"), False, "12_fidelity"),
-    Check("fidelity", "Is each generated photograph like some real one?", "precision", ("fidelity", "precision", "finetune"), ("fidelity", "precision", "floor"), True, "12_fidelity"),
-    Check("diversity", "Is each real photograph like some generated one?", "recall", ("fidelity", "recall", "finetune"), ("fidelity", "recall", "floor"), True, "12_fidelity"),
-    Check("diversity", "Do they cover what real photographs cover?", "coverage", ("fidelity", "coverage", "finetune"), ("fidelity", "coverage", "floor"), True, "12_fidelity"),
-    Check("captions", "Are the pairs that purification drops false ones?", "precision on planted errors", ("purification", "precision"), .8, True, "00_overview"),
-    Check("captions", "Does it find the false ones?", "recall of planted errors", ("purification", "recall"), .8, True, "00_overview"),
+    Check("fidelity", "As a set, as near to real photographs as other real ones?",
+          "KID, grader's features", KID, FLOOR, False, "12_fidelity"),
+    Check("fidelity", "And with features that the grader has no part in?",
+          "CMMD, CLIP's features", ("fidelity", "cmmd", "finetune"),
+          ("fidelity", "cmmd", "floor"), False, "12_fidelity"),
+    Check("fidelity", "Is each generated photograph like some real one?", "precision",
+          ("fidelity", "precision", "finetune"), ("fidelity", "precision", "floor"), True,
+          "12_fidelity"),
+    Check("diversity", "Is each real photograph like some generated one?", "recall",
+          ("fidelity", "recall", "finetune"), ("fidelity", "recall", "floor"), True,
+          "12_fidelity"),
+    Check("diversity", "Do they cover what real photographs cover?", "coverage",
+          ("fidelity", "coverage", "finetune"), ("fidelity", "coverage", "floor"), True,
+          "12_fidelity"),
+    Check("captions", "Are the pairs that purification drops false ones?",
+          "precision on planted errors", ("purification", "precision"), 0.8, True,
+          "00_overview"),
+    Check("captions", "Does it find the false ones?", "recall of planted errors",
+          ("purification", "recall"), 0.8, True, "00_overview"),
 ]
 
 # %% ../../nbs/report/41_scorecard.ipynb #f65dfbce
-def _adherence(*place) -> tuple: return ("adherence", "synthetic", *place), ("adherence", "real", *place)
+def _adherence(*place) -> tuple:
+    return ("adherence", "synthetic", *place), ("adherence", "real", *place)
+
+# %% ../../nbs/report/41_scorecard.ipynb #34cf7233
 SHOWN_CHECKS = [
-    Check("adherence", "Is it the eye that was asked for?", "share, by geometry", _adherence("laterality", "geometry")[0], .95, True, "13_adherence"),
-    Check("adherence", "Does the retinopathy follow the grade asked for?", "Spearman correlation", _adherence("dr_grade", "spearman")[0], .7, True, "13_adherence"),
-    Check("adherence", "Is the grade as readable as in real photographs?", "quadratic kappa", *_adherence("dr_grade", "quadratic_kappa"), True, "13_adherence"),
-    Check("adherence", "Is glaucoma as readable as in real photographs?", "area under the curve", *_adherence("glaucoma", "auc"), True, "13_adherence"),
-    Check("adherence", "Does the grade rise at a fixed seed?", "p of Page's trend test", ("adherence", "strips", "page_trend", "p"), .05, False, "13_adherence"),
-    Check("adherence", "Are lesions shown that were asked for?", "share of lesions above chance", above_chance(("adherence", "lesions")), 1, True, "13_adherence"),
-    Check("adherence", "Are diseases shown that were asked for?", "share of diseases above chance", above_chance(("adherence", "diseases")), 1, True, "13_adherence"),
-    Check("adherence", "Does one changed word change the reading?", "share of pairs that follow", changes_followed, .5, True, "13_adherence"),
+    Check("adherence", "Is it the eye that was asked for?", "share, by geometry",
+          _adherence("laterality", "geometry")[0], 0.95, True, "13_adherence"),
+    Check("adherence", "Does the retinopathy follow the grade asked for?",
+          "Spearman correlation", _adherence("dr_grade", "spearman")[0], 0.7, True,
+          "13_adherence"),
+    Check("adherence", "Is the grade as readable as in real photographs?", "quadratic kappa",
+          *_adherence("dr_grade", "quadratic_kappa"), True, "13_adherence"),
+    Check("adherence", "Is glaucoma as readable as in real photographs?",
+          "area under the curve", *_adherence("glaucoma", "auc"), True, "13_adherence"),
+    Check("adherence", "Does the grade rise at a fixed seed?", "p of Page's trend test",
+          ("adherence", "strips", "page_trend", "p"), 0.05, False, "13_adherence"),
+    Check("adherence", "Are lesions shown that were asked for?",
+          "share of lesions above chance", above_chance(("adherence", "lesions")), 1, True,
+          "13_adherence"),
+    Check("adherence", "Are diseases shown that were asked for?",
+          "share of diseases above chance", above_chance(("adherence", "diseases")), 1, True,
+          "13_adherence"),
+    Check("adherence", "Does one changed word change the reading?",
+          "share of pairs that follow", changes_followed, 0.5, True, "13_adherence"),
 ]
 
 # %% ../../nbs/report/41_scorecard.ipynb #5fc60bb0
 MEMBERS, CUP = ("memorisation", "membership"), ("biomarkers", "cup_to_disc")
+
+# %% ../../nbs/report/41_scorecard.ipynb #e194bdb7
 USE_CHECKS = [
-    Check("utility", "Do they help to grade retinopathy with few real photographs?", "gain in quadratic kappa", gain_of("dr_grading", "qwk"), 0, True, "17_downstream"),
-    Check("utility", "Do they help to find glaucoma with few real photographs?", "gain in area under the curve", gain_of("glaucoma", "auc"), 0, True, "17_downstream"),
-    Check("utility", "Do they help on photographs of another kind?", "gain in quadratic kappa, other set", gain_of("dr_grading", "qwk", "external"), 0, True, "17_downstream"),
-    Check("privacy", "Are they no nearer to training photographs than test ones are?", "ratio of nearest distances", ("memorisation", "nearest_ratio"), .95, True, "15_memorisation"),
-    Check("privacy", "Would a copy be found?", "planted copies found", ("memorisation", "copies", "found", "plain"), .9, True, "15_memorisation"),
-    Check("privacy", "Are there copies?", "share called copies", ("memorisation", "copies", "generated"), ("memorisation", "copies", "false_alarms"), False, "15_memorisation"),
-    Check("privacy", "Do the weights keep secret whom they saw?", "area under the curve of the attack", (*MEMBERS, "auc"), .6, False, "15_memorisation"),
-    Check("privacy", "Even those of whom the attacker is surest?", "true positives at 1 % false", (*MEMBERS, "tpr_at_1_fpr"), .05, False, "15_memorisation"),
-    Check("fairness", "Was no group found to be served worse, its diseases apart?", "gaps beyond chance and diseases", unexplained_gaps, 0, False, "20_fairness"),
-    Check("fairness", "And are all gaps shown to be small?", "widest gap in kappa, share or area", widest_gap, .1, False, "20_fairness"),
-    Check("biomarkers", "Are disc, vessels and lesions distributed as in real photographs?", "share of biomarkers (KS)", like_real, 1, True, "19_biomarkers"),
-    Check("biomarkers", "Does the cup follow the ratio asked for, as in real photographs?", "Spearman correlation", (*CUP, "generated", "spearman"), (*CUP, "real", "spearman"), True, "19_biomarkers"),
+    Check("utility", "Do they help to grade retinopathy with few real photographs?",
+          "gain in quadratic kappa", gain_of("dr_grading", "qwk"), 0, True, "17_downstream"),
+    Check("utility", "Do they help to find glaucoma with few real photographs?",
+          "gain in area under the curve", gain_of("glaucoma", "auc"), 0, True, "17_downstream"),
+    Check("utility", "Do they help on photographs of another kind?",
+          "gain in quadratic kappa, other set", gain_of("dr_grading", "qwk", "external"), 0,
+          True, "17_downstream"),
+    Check("privacy", "Are they no nearer to training photographs than test ones are?",
+          "ratio of nearest distances", ("memorisation", "nearest_ratio"), 0.95, True,
+          "15_memorisation"),
+    Check("privacy", "Would a copy be found?", "planted copies found",
+          ("memorisation", "copies", "found", "plain"), 0.9, True, "15_memorisation"),
+    Check("privacy", "Are there copies?", "share called copies",
+          ("memorisation", "copies", "generated"), ("memorisation", "copies", "false_alarms"),
+          False, "15_memorisation"),
+    Check("privacy", "Do the weights keep secret whom they saw?",
+          "area under the curve of the attack", (*MEMBERS, "auc"), 0.6, False,
+          "15_memorisation"),
+    Check("privacy", "Even those of whom the attacker is surest?",
+          "true positives at 1 % false", (*MEMBERS, "tpr_at_1_fpr"), 0.05, False,
+          "15_memorisation"),
+    Check("fairness", "Was no group found to be served worse, its diseases apart?",
+          "gaps beyond chance and diseases", unexplained_gaps, 0, False, "20_fairness"),
+    Check("fairness", "And are all gaps shown to be small?",
+          "widest gap in kappa, share or area", widest_gap, 0.1, False, "20_fairness"),
+    Check("biomarkers", "Are disc, vessels and lesions distributed as in real photographs?",
+          "share of biomarkers (KS)", like_real, 1, True, "19_biomarkers"),
+    Check("biomarkers", "Does the cup follow the ratio asked for, as in real photographs?",
+          "Spearman correlation", (*CUP, "generated", "spearman"), (*CUP, "real", "spearman"),
+          True, "19_biomarkers"),
 ]
+
+# %% ../../nbs/report/41_scorecard.ipynb #fc2b2444
 CHECKS = (*SET_CHECKS, *SHOWN_CHECKS, *USE_CHECKS)
 """Every question that a number answers, in order."""
 
@@ -155,28 +234,45 @@ def check_line(results: dict, check: Check) -> dict:
     """One line of the scorecard."""
     found, simulated = look_up(results, check.place), results["fidelity"]["source"] == ["simulated"]
     limit = check.limit if isinstance(check.limit, (int, float)) else look_up(results, check.limit)
-    line = {"part": check.part, "question": check.question, "checked": "no", "measure": check.measure, "value": None, "interval": None, "n": None, "seeds": None,
-            "reference": limit, "rule": check.rule, "verdict": "not measured", "where": check.where}
-    if found is None or limit is None: return line
-    return line | {"checked": "simulated only" if simulated else "yes", "value": number_of(found), "interval": None if found.get("low") is None else [found["low"], found["high"]],
-                   "n": found.get("n"), "seeds": found.get("seeds"), "verdict": verdict(found, limit, check.higher)}
+    line = {"part": check.part, "question": check.question, "checked": "no",
+            "measure": check.measure, "value": None, "interval": None, "n": None, "seeds": None,
+            "reference": limit, "rule": check.rule, "verdict": "not measured",
+            "where": check.where}
+    if found is None or limit is None:
+        return line
+    return line | {"checked": "simulated only" if simulated else "yes",
+                   "value": number_of(found), "interval": None if found.get("low") is None
+                   else [found["low"], found["high"]], "n": found.get("n"),
+                   "seeds": found.get("seeds"), "verdict": verdict(found, limit, check.higher)}
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #b484e35c
 def people_lines(results: dict) -> list[dict]:
     """The two lines that only people and patients can answer: readers, and real eyes."""
-    study, empty = results.get("reader_study", {}), {"value": None, "interval": None, "n": None, "seeds": None, "reference": None}
-    told, real = look_up(results, ("reader_study", "averaged", "d_prime")), results["fidelity"]["source"] != ["simulated"]
+    study, empty = results.get("reader_study", {}), {"value": None, "interval": None, "n": None,
+        "seeds": None, "reference": None}
+    told, real = look_up(results, ("reader_study", "averaged",
+                                   "d_prime")), results["fidelity"]["source"] != ["simulated"]
     asked = told is not None and study.get("answers") != "simulated"
-    readers = {"part": "readers", "question": "Can ophthalmologists tell them from real photographs?", "checked": "yes" if asked else "no" if told is None else "simulated only", "measure": "d'",
-               **empty, "rule": "equivalence shown", "verdict": ("met" if study["equivalence"].get("equivalent") else "not met") if asked else "not done: simulated answers only", "where": "31_reader_study"}
-    if told is not None: readers |= {"value": number_of(told), "interval": [told["low"], told["high"]], "n": told["n"], "seeds": told["seeds"]}
-    eyes = {"part": "external validity", "question": "Does all this hold for patients of other clinics?", "checked": "no", "measure": "none", **empty, "rule": "a study on real patients",
-            "verdict": "not done" + ("" if real else ": no real eye is in this run"), "where": "21_transfer"}
+    readers = {"part": "readers", "question":
+               "Can ophthalmologists tell them from real photographs?", "checked": "yes"
+               if asked else "no" if told is None else "simulated only", "measure": "d'",
+               **empty, "rule": "equivalence shown",
+               "verdict": ("met" if study["equivalence"].get("equivalent") else "not met")
+               if asked else "not done: simulated answers only", "where": "31_reader_study"}
+    if told is not None:
+        readers |= {"value": number_of(told), "interval": [told["low"], told["high"]],
+                    "n": told["n"], "seeds": told["seeds"]}
+    eyes = {"part": "external validity", "question":
+            "Does all this hold for patients of other clinics?", "checked": "no",
+            "measure": "none", **empty, "rule": "a study on real patients",
+            "verdict": "not done" + ("" if real else ": no real eye is in this run"),
+            "where": "21_transfer"}
     return [readers, eyes]
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #8bfc7da7
 def scorecard(results: dict) -> list[dict]:
-    """Every line, in order: part, question, checked, measure, value, interval, n, seeds, reference, rule, verdict, where."""
+    """Every line, in order: part, question, checked, measure, value, interval, n, seeds, reference,
+    rule, verdict, where."""
     return [check_line(results, check) for check in CHECKS] + people_lines(results)
 
 # %% ../../nbs/report/41_scorecard.ipynb #2b796460
@@ -184,18 +280,29 @@ def tally(lines: list[dict]) -> dict[str, int]:
     """How many lines have each verdict, `not done` and `not measured` included."""
     return pd.Series([line["verdict"].split(":")[0] for line in lines]).value_counts().to_dict()
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #710be4df
 def scorecard_table(lines: list[dict], digits: int = 3) -> pd.DataFrame:
-    """The scorecard as text to show: one line each, with value and interval, what it is held against, and the verdict."""
-    def shown(value, interval): return "< 0.001" if value is not None and 0 < value < .0005 and not interval else interval_text({"value": value, "low": interval and interval[0], "high": interval and interval[1]}, digits)
+    """The scorecard as text to show: one line each, with value and interval, what it is held
+    against, and the verdict."""
+    def shown(value, interval):
+        return "< 0.001" if value is not None and 0 < value < 0.0005 and not interval else interval_text(
+            {"value": value, "low": interval and interval[0], "high": interval and interval[1]},
+            digits)
     def against(line):
         reference = line["reference"]
-        return line["rule"] if not isinstance(reference, dict) else f"real: {interval_text(reference, digits)}"
-    return pd.DataFrame([{"part": line["part"], "question": line["question"], "measure": line["measure"], "found": shown(line["value"], line["interval"]), "n": line["n"] or "", "seeds": line["seeds"] or "",
-                          "held against": against(line), "checked": line["checked"], "verdict": line["verdict"], "where": line["where"]} for line in lines])
+        return line["rule"] if not isinstance(reference,
+                                              dict) else f"real: {interval_text(reference, digits)}"
+    return pd.DataFrame([{"part": line["part"], "question": line["question"],
+                          "measure": line["measure"], "found":
+                          shown(line["value"], line["interval"]), "n": line["n"] or "",
+                          "seeds": line["seeds"] or "", "held against": against(line),
+                          "checked": line["checked"], "verdict": line["verdict"],
+                          "where": line["where"]} for line in lines])
 
-
+# %% ../../nbs/report/41_scorecard.ipynb #d4cc0ee5
 def report(results: dict) -> dict:
-    """All of it: `source`, `scorecard`, `tally` of its verdicts, and the `results` of every stage as they were written."""
+    """All of it: `source`, `scorecard`, `tally` of its verdicts, and the `results` of every stage
+    as they were written."""
     lines = scorecard(results)
-    return {"source": results["fidelity"]["source"], "scorecard": lines, "tally": tally(lines), "results": results}
+    return {"source": results["fidelity"]["source"], "scorecard": lines, "tally": tally(lines),
+            "results": results}

@@ -15,10 +15,11 @@ import pandas as pd
 from ..config import UserError
 
 # %% ../../nbs/report/40_summary.ipynb #09b7b305
-RESULTS = ("purification", "fidelity", "adherence", "memorisation", "downstream", "reader_study", "ablation", "biomarkers", "fairness")
+RESULTS = ("purification", "fidelity", "adherence", "memorisation", "downstream",
+           "reader_study", "ablation", "biomarkers", "fairness")
 """Results that the summary stands on: `data/results/<name>.json`."""
 
-
+# %% ../../nbs/report/40_summary.ipynb #db1b9bf6
 def read_results(folder, names=RESULTS) -> dict[str, dict]:
     """The results of a folder by name; UserError names the file that is missing or is not JSON."""
     results = {}
@@ -27,9 +28,11 @@ def read_results(folder, names=RESULTS) -> dict[str, dict]:
         try:
             results[name] = json.loads(path.read_text())
         except FileNotFoundError:
-            raise UserError(f"{path} is missing: run the stage that writes it (dvc repro {name})") from None
+            raise UserError(
+                f"{path} is missing: run the stage that writes it (dvc repro {name})") from None
         except json.JSONDecodeError as error:
-            raise UserError(f"{path} is not JSON ({error}): remove it and run dvc repro again") from None
+            raise UserError(
+                f"{path} is not JSON ({error}): remove it and run dvc repro again") from None
     return results
 
 # %% ../../nbs/report/40_summary.ipynb #8a69f2f2
@@ -43,48 +46,62 @@ HEADLINE = {
     "purification.precision": ("purification", "precision"),
     "purification.recall": ("purification", "recall"),
     "downstream.dr_grading.real_only": ("downstream", "headline", "dr_grading", "real_only"),
-    "downstream.dr_grading.real_plus_synthetic": ("downstream", "headline", "dr_grading", "real_plus_synthetic"),
+    "downstream.dr_grading.real_plus_synthetic":
+    ("downstream", "headline", "dr_grading", "real_plus_synthetic"),
     "downstream.glaucoma.real_only": ("downstream", "headline", "glaucoma", "real_only"),
-    "downstream.glaucoma.real_plus_synthetic": ("downstream", "headline", "glaucoma", "real_plus_synthetic"),
+    "downstream.glaucoma.real_plus_synthetic":
+    ("downstream", "headline", "glaucoma", "real_plus_synthetic"),
     "memorisation.nearest_ratio": ("memorisation", "nearest_ratio"),
 }
 """Name of each headline number, and where it stands in the results."""
 
-MORE = {"fidelity.recall": ("fidelity", "recall", "finetune"), "memorisation.membership_auc": ("memorisation", "membership", "auc")}
+# %% ../../nbs/report/40_summary.ipynb #218acf27
+MORE = {"fidelity.recall": ("fidelity", "recall", "finetune"),
+        "memorisation.membership_auc": ("memorisation", "membership", "auc")}
 """Further rows of `headline.csv`, there when a stage has measured them."""
 
-
+# %% ../../nbs/report/40_summary.ipynb #587b3cab
 def find(results: dict, place) -> dict:
-    """The interval at a place; a plain number becomes `{"value": number}`; UserError names the key that is missing."""
+    """The interval at a place; a plain number becomes `{"value": number}`; UserError names the key
+    that is missing."""
     found = results
     for key in place:
         if not isinstance(found, dict) or key not in found:
-            raise UserError(f"data/results/{place[0]}.json has no {'.'.join(place[1:])}: run dvc repro {place[0]}")
+            raise UserError(
+                f"data/results/{place[0]}.json has no {'.'.join(place[1:])}: run dvc "
+                f"repro {place[0]}")
         found = found[key]
     return found if isinstance(found, dict) else {"value": found}
 
-
+# %% ../../nbs/report/40_summary.ipynb #92a19be8
 def measured(results: dict, place) -> bool:
     """Is there anything at a place of the results?"""
-    try: return find(results, place) is not None
-    except UserError: return False
+    try:
+        return find(results, place) is not None
+    except UserError:
+        return False
 
-
+# %% ../../nbs/report/40_summary.ipynb #b977c448
 def headline_table(results: dict) -> pd.DataFrame:
-    """One line per headline number, and of `MORE` where measured: name, value, low, high, n, seeds; empty where a result gives no interval."""
+    """One line per headline number, and of `MORE` where measured: name, value, low, high, n, seeds;
+    empty where a result gives no interval."""
     lines, more = [], {name: place for name, place in MORE.items() if measured(results, place)}
     for name, place in (HEADLINE | more).items():
         found = find(results, place)
-        lines.append({"name": name, "value": found.get("value", found.get("mean"))} | {k: found.get(k) for k in ("low", "high", "n", "seeds")})
+        lines.append({"name": name, "value": found.get("value", found.get("mean"))}
+                     | {k: found.get(k) for k in ("low", "high", "n", "seeds")})
     return pd.DataFrame(lines).astype({"n": "Int64", "seeds": "Int64"})
 
 # %% ../../nbs/report/40_summary.ipynb #a672c9db
 def run_cost(folder) -> dict:
-    """Sum of the stages' seconds, their highest memory and the number of cores, from the runner's `data/run/<stage>.json`."""
+    """Sum of the stages' seconds, their highest memory and the number of cores, from the runner's
+    `data/run/<stage>.json`."""
     stages = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
     if not stages:
-        raise UserError(f"{folder} holds no run times: run the stages with `dvc repro` or `python -m retinalogos.stage`")
-    return {"seconds": round(sum(s["seconds"] for s in stages), 1), "peak_memory_gb": round(max(s["peak_memory_gb"] for s in stages), 2),
+        raise UserError(f"{folder} holds no run times: run the stages with `dvc repro` or "
+                        "`python -m retinalogos.stage`")
+    return {"seconds": round(sum(s["seconds"] for s in stages), 1),
+            "peak_memory_gb": round(max(s["peak_memory_gb"] for s in stages), 2),
             "cores": max(s["cores"] for s in stages)}
 
 # %% ../../nbs/report/40_summary.ipynb #a155fd42
@@ -100,11 +117,15 @@ def summary(results: dict, cost: dict) -> dict:
 
 # %% ../../nbs/report/40_summary.ipynb #baf5b233
 def target_table(headline: pd.DataFrame, targets: dict[str, dict]) -> pd.DataFrame:
-    """One line per target: name, value, what is asked and whether it is reached; `headline` as `headline_table` gives it."""
+    """One line per target: name, value, what is asked and whether it is reached; `headline` as
+    `headline_table` gives it."""
     values, lines = headline.set_index("name")["value"], []
     for name, target in targets.items():
         kind, other = next(iter(target.items()))
         limit = values[other] if isinstance(other, str) else other
-        reached = values[name] >= limit if kind == "at_least" else values[name] > limit if kind == "above" else values[name] < limit
-        lines.append({"name": name, "value": values[name], "target": f"{kind.replace('_', ' ')} {other}", "limit": limit, "reached": bool(reached)})
+        reached = (values[name] >= limit if kind == "at_least" else values[name] > limit
+                   if kind == "above" else values[name] < limit)
+        lines.append({"name": name, "value": values[name],
+                      "target": f"{kind.replace('_', ' ')} {other}", "limit": limit,
+                      "reached": bool(reached)})
     return pd.DataFrame(lines)

@@ -21,33 +21,43 @@ from ..config import UserError
 
 # %% ../../nbs/study/33_caption_readers.ipynb #3fc974ab
 def read_sheets(paths) -> dict[str, pd.DataFrame]:
-    """Sheets by reader, from files `sheet-<reader>.csv`; UserError where one cannot be read, or two are of one reader."""
+    """Sheets by reader, from files `sheet-<reader>.csv`; UserError where one cannot be read, or two
+    are of one reader."""
     sheets = {}
     for path in map(Path, paths):
         reader = path.stem.removeprefix("sheet-")
-        if reader in sheets: raise UserError(f"{path}: reader {reader} has another sheet already")
+        if reader in sheets:
+            raise UserError(f"{path}: reader {reader} has another sheet already")
         sheets[reader] = read_sheet(path)
     return sheets
 
-
+# %% ../../nbs/study/33_caption_readers.ipynb #7a9b4e83
 def check_sheets(sheets: dict, n_total: int):
-    """UserError where there is no sheet, where sheets are of different samples, or larger than all captions there are."""
-    if not sheets: raise UserError("no sheet: give at least one reader's")
+    """UserError where there is no sheet, where sheets are of different samples, or larger than all
+    captions there are."""
+    if not sheets:
+        raise UserError("no sheet: give at least one reader's")
     first, ids = next((reader, set(sheet["image_id"])) for reader, sheet in sheets.items())
     for reader, sheet in sheets.items():
-        if set(sheet["image_id"]) != ids: raise UserError(f"the sheets of {first} and {reader} are of different samples")
-    if len(ids) > n_total: raise UserError(f"n_total is {n_total}, but the sheets hold {len(ids)} captions")
+        if set(sheet["image_id"]) != ids:
+            raise UserError(f"the sheets of {first} and {reader} are of different samples")
+    if len(ids) > n_total:
+        raise UserError(f"n_total is {n_total}, but the sheets hold {len(ids)} captions")
 
 # %% ../../nbs/study/33_caption_readers.ipynb #9afb3414
 def answer_table(sheets: dict, column: str) -> pd.DataFrame:
-    """Answers of one column, [captions, readers], as numbers (position in `ANSWERS`); NaN where a reader's row is open."""
+    """Answers of one column, [captions, readers], as numbers (position in `ANSWERS`); NaN where a
+    reader's row is open."""
     order = next(iter(sheets.values()))["image_id"]
-    return pd.DataFrame({reader: sheet.set_index("image_id")[column].map(ANSWERS[column].index, na_action="ignore")
-                         for reader, sheet in ((r, s[~open_rows(s)]) for r, s in sheets.items())}, dtype=float).reindex(order)
+    return pd.DataFrame({reader: sheet.set_index("image_id")[column].map(ANSWERS[column].index,
+        na_action="ignore") for reader, sheet in ((r, s[~open_rows(s)])
+                                                  for r, s in sheets.items())},
+                        dtype=float).reindex(order)
 
 # %% ../../nbs/study/33_caption_readers.ipynb #989ea05b
 def majority(faithful: pd.DataFrame) -> tuple[pd.Series, int]:
-    """Verdict of most readers by image_id, True where faithful, without ties and unread captions; and the number of ties.
+    """Verdict of most readers by image_id, True where faithful, without ties and unread captions;
+    and the number of ties.
 
     Parameters
     ----------
@@ -59,59 +69,79 @@ def majority(faithful: pd.DataFrame) -> tuple[pd.Series, int]:
 
 # %% ../../nbs/study/33_caption_readers.ipynb #a187272b
 def cohen(first: np.ndarray, second: np.ndarray) -> float:
-    """Cohen's kappa (scikit-learn) of two readers' answers [N]; ValueError where both gave one and the same answer throughout."""
-    if len(np.union1d(first, second)) < 2: raise ValueError("kappa needs two different answers")
+    """Cohen's kappa (scikit-learn) of two readers' answers [N]; ValueError where both gave one and
+    the same answer throughout."""
+    if len(np.union1d(first, second)) < 2:
+        raise ValueError("kappa needs two different answers")
     return cohen_kappa_score(first, second)
 
-
+# %% ../../nbs/study/33_caption_readers.ipynb #24a70be6
 def fleiss(answers: np.ndarray) -> float:
     """Fleiss' kappa (statsmodels) of answers [N, readers]; ValueError where all are the same."""
-    if answers.min() == answers.max(): raise ValueError("kappa needs two different answers")
+    if answers.min() == answers.max():
+        raise ValueError("kappa needs two different answers")
     return fleiss_kappa(aggregate_raters(answers.astype(int))[0])
 
-
+# %% ../../nbs/study/33_caption_readers.ipynb #b53aa1f4
 def kappa_interval(kappa, *answers: np.ndarray, draws: int, seed: int) -> dict:
-    """`kappa` of answers with its bootstrap interval over captions, `{value, low, high, n, seeds}`; None where it is undefined."""
-    if not len(answers[0]): return as_interval(np.nan, np.nan, np.nan, 0)
+    """`kappa` of answers with its bootstrap interval over captions, `{value, low, high, n, seeds}`;
+    None where it is undefined."""
+    if not len(answers[0]):
+        return as_interval(np.nan, np.nan, np.nan, 0)
     return bootstrap_interval(kappa, *answers, draws=draws, seed=seed)
 
 # %% ../../nbs/study/33_caption_readers.ipynb #880e50c0
 def agreement(table: pd.DataFrame, draws: int = 500, seed: int = 0) -> dict:
-    """Kappa of each pair of readers in an `answer_table`, {"a / b": interval}, and of all, "all readers", where they are more than two."""
+    """Kappa of each pair of readers in an `answer_table`, {"a / b": interval}, and of all, "all
+    readers", where they are more than two."""
     found = {}
     for first, second in combinations(table.columns, 2):
         both = table[[first, second]].dropna().to_numpy().T
         found[f"{first} / {second}"] = kappa_interval(cohen, *both, draws=draws, seed=seed)
-    if table.shape[1] > 2: found["all readers"] = kappa_interval(fleiss, table.dropna().to_numpy(), draws=draws, seed=seed)
+    if table.shape[1] > 2:
+        found["all readers"] = kappa_interval(fleiss, table.dropna().to_numpy(), draws=draws,
+                                              seed=seed)
     return found
 
 # %% ../../nbs/study/33_caption_readers.ipynb #6e9a0fe2
-def rules_against(verdicts: pd.Series, examination: pd.DataFrame, draws: int = 500, seed: int = 0) -> dict:
-    """Precision and recall (Wilson) of the rules' flags and kappa, against readers; None where nothing is flagged or nothing unfaithful.
+def rules_against(verdicts: pd.Series, examination: pd.DataFrame, draws: int = 500,
+                  seed: int = 0) -> dict:
+    """Precision and recall (Wilson) of the rules' flags and kappa, against readers; None where
+    nothing is flagged or nothing unfaithful.
 
     Parameters
     ----------
     verdicts : bool by image_id (`majority`), True where faithful.
-    examination : columns image_id and faithful, of `captions.examine.examine_table`; UserError where a caption of the readers is not in it.
+    examination : columns image_id and faithful, of `captions.examine.examine_table`; UserError
+        where a caption of the readers is not in it.
     """
     by_id = examination.set_index("image_id")["faithful"]
     missing = [image_id for image_id in verdicts.index if image_id not in by_id.index]
-    if missing: raise UserError(f"{len(missing)} examined captions are not in the examination, the first is {missing[0]}")
+    if missing:
+        raise UserError(f"{len(missing)} examined captions are not in the examination, the "
+                        f"first is {missing[0]}")
     flagged, unfaithful = ~by_id.loc[verdicts.index].to_numpy(bool), ~verdicts.to_numpy(bool)
     hits = (flagged & unfaithful).sum()
-    return {"precision": wilson_interval(hits, flagged.sum()), "recall": wilson_interval(hits, unfaithful.sum()),
-            "kappa": kappa_interval(cohen, flagged.astype(int), unfaithful.astype(int), draws=draws, seed=seed)}
+    return {"precision": wilson_interval(hits, flagged.sum()),
+            "recall": wilson_interval(hits, unfaithful.sum()),
+            "kappa": kappa_interval(cohen, flagged.astype(int), unfaithful.astype(int),
+                                    draws=draws, seed=seed)}
 
 # %% ../../nbs/study/33_caption_readers.ipynb #0363e210
 def reader_scores(sheet: pd.DataFrame) -> dict:
-    """Share of faithful captions of one reader, of each item the share of right ones among those described (Wilson), and the rows left open."""
+    """Share of faithful captions of one reader, of each item the share of right ones among those
+    described (Wilson), and the rows left open."""
     filled = sheet[~open_rows(sheet)]
-    items = {item: wilson_interval((filled[item] == "right").sum(), (filled[item] != "absent").sum()) for item in ITEMS}
-    return {"faithful": wilson_interval((filled["faithful"] == "yes").sum(), len(filled)), "right": items, "open": len(sheet) - len(filled)}
+    items = {item: wilson_interval((filled[item] == "right").sum(),
+                                   (filled[item] != "absent").sum()) for item in ITEMS}
+    return {"faithful": wilson_interval((filled["faithful"] == "yes").sum(), len(filled)),
+            "right": items, "open": len(sheet) - len(filled)}
 
 # %% ../../nbs/study/33_caption_readers.ipynb #24bd4cd4
-def examination_report(sheets, examination: pd.DataFrame | None, n_total: int, draws: int = 500, seed: int = 0) -> dict:
-    """What readers found in a sample of captions, as plain values for JSON; each number is `{value, low, high, n, seeds}`, 95 % intervals.
+def examination_report(sheets, examination: pd.DataFrame | None, n_total: int, draws: int = 500,
+                       seed: int = 0) -> dict:
+    """What readers found in a sample of captions, as plain values for JSON; each number is `{value,
+    low, high, n, seeds}`, 95 % intervals.
 
     Parameters
     ----------
@@ -122,7 +152,8 @@ def examination_report(sheets, examination: pd.DataFrame | None, n_total: int, d
 
     Returns
     -------
-    n_total, n_sample; readers {name: `reader_scores`}; majority {faithful, ties}; agreement {column: `agreement`}; rules (`rules_against` or None).
+    n_total, n_sample; readers {name: `reader_scores`}; majority {faithful, ties}; agreement
+    {column: `agreement`}; rules (`rules_against` or None).
 
     Raises
     ------
@@ -135,15 +166,22 @@ def examination_report(sheets, examination: pd.DataFrame | None, n_total: int, d
     return {"n_total": n_total, "n_sample": len(next(iter(sheets.values()))),
             "readers": {reader: reader_scores(sheet) for reader, sheet in sheets.items()},
             "majority": {"faithful": wilson_interval(verdicts.sum(), len(verdicts)), "ties": ties},
-            "agreement": {column: agreement(answer_table(sheets, column), draws, seed) for column in ("faithful", *ITEMS)},
-            "rules": None if examination is None else rules_against(verdicts, examination, draws, seed)}
+            "agreement": {column: agreement(answer_table(sheets, column), draws, seed)
+                          for column in ("faithful", *ITEMS)},
+            "rules": None if examination is None
+            else rules_against(verdicts, examination, draws, seed)}
 
 # %% ../../nbs/study/33_caption_readers.ipynb #9db7bb27
 def report_table(report: dict) -> pd.DataFrame:
     """A report for a person: columns measure, of, value ("0.71 [0.61, 0.79]" or "-") and n."""
-    rows = [("share faithful", reader, scores["faithful"]) for reader, scores in report["readers"].items()]
+    rows = [("share faithful", reader, scores["faithful"])
+            for reader, scores in report["readers"].items()]
     rows += [("share faithful", "majority", report["majority"]["faithful"])]
-    rows += [(f"{item} right where described", reader, scores["right"][item]) for item in ITEMS for reader, scores in report["readers"].items()]
-    rows += [(f"kappa, {column}", pair, value) for column, pairs in report["agreement"].items() for pair, value in pairs.items()]
-    rows += [(f"rules, {name}", "majority", value) for name, value in (report["rules"] or {}).items()]
-    return pd.DataFrame([{"measure": measure, "of": of, "value": interval_text(value), "n": value["n"]} for measure, of, value in rows])
+    rows += [(f"{item} right where described", reader, scores["right"][item]) for item in ITEMS
+             for reader, scores in report["readers"].items()]
+    rows += [(f"kappa, {column}", pair, value)
+             for column, pairs in report["agreement"].items() for pair, value in pairs.items()]
+    rows += [(f"rules, {name}", "majority", value)
+             for name, value in (report["rules"] or {}).items()]
+    return pd.DataFrame([{"measure": measure, "of": of, "value": interval_text(value),
+                          "n": value["n"]} for measure, of, value in rows])

@@ -28,20 +28,22 @@ from ..eye.records import DISEASES, EyeRecord
 # %% ../../nbs/study/30_reader_pack.ipynb #4308767d
 @dataclass(frozen=True)
 class Material:
-    """Photographs of one kind: `table` with columns origin, condition, stratum; `images`, uint8 [S, S, 3] each, in its order."""
+    """Photographs of one kind: `table` with columns origin, condition, stratum; `images`, uint8 [S,
+    S, 3] each, in its order."""
     table: pd.DataFrame
     images: list
 
     def __len__(self) -> int:
         return len(self.table)
 
-
+# %% ../../nbs/study/30_reader_pack.ipynb #c50deb6b
 RAREST_FIRST = (*DISEASES[2:], "glaucoma", "diabetic_retinopathy")
 """The condition of an eye with several diseases is the first of these."""
 
 
 def condition_of(record: EyeRecord) -> str:
-    """The one condition under which an eye is counted: a disease label, "normal", or "unknown" where the record is silent."""
+    """The one condition under which an eye is counted: a disease label, "normal", or "unknown"
+    where the record is silent."""
     for disease in (*RAREST_FIRST, *record.disease_labels):
         if disease in record.disease_labels:
             return disease
@@ -51,28 +53,34 @@ def condition_of(record: EyeRecord) -> str:
 def _described(origins, records) -> pd.DataFrame:
     """Table of a `Material` from the origin and the record of each photograph."""
     conditions = [condition_of(record) for record in records]
-    strata = [f"{condition}, DR grade {record.dr_grade}" for condition, record in zip(conditions, records)]
-    return pd.DataFrame({"origin": [str(origin) for origin in origins], "condition": conditions, "stratum": strata})
+    strata = [f"{condition}, DR grade {record.dr_grade}"
+              for condition, record in zip(conditions, records)]
+    return pd.DataFrame({"origin": [str(origin) for origin in origins], "condition": conditions,
+                         "stratum": strata})
 
-
+# %% ../../nbs/study/30_reader_pack.ipynb #105b4af7
 def dataset_material(folder, split: str = "test") -> Material:
     """The photographs of a split of a data set folder, at high resolution."""
     ids, images = load_images(folder, split)
     rows = load_records(folder).set_index("image_id").loc[ids]
-    return Material(_described(ids, [EyeRecord.from_row(row) for row in rows.to_dict("records")]), list(images))
+    return Material(_described(ids, [EyeRecord.from_row(row)
+                                     for row in rows.to_dict("records")]), list(images))
 
-
+# %% ../../nbs/study/30_reader_pack.ipynb #5b39130f
 def samples_material(folder, dataset_folder, checkpoint: str = "finetune") -> Material:
-    """The generated photographs of `checkpoint` in a samples folder whose prompts are captions of the data set."""
+    """The generated photographs of `checkpoint` in a samples folder whose prompts are captions of
+    the data set."""
     samples = pd.read_parquet(Path(folder) / "samples.parquet")
     samples = samples[(samples["checkpoint"] == checkpoint) & (samples["group"] == "test_prompts")]
     rows = load_records(dataset_folder).set_index("image_id").loc[samples["image_id"]]
     records = [EyeRecord.from_row(row) for row in rows.to_dict("records")]
-    return Material(_described(samples["sample_id"], records), [decode_png(png) for png in samples["image"]])
+    return Material(_described(samples["sample_id"], records),
+                    [decode_png(png) for png in samples["image"]])
 
 # %% ../../nbs/study/30_reader_pack.ipynb #1f0554c0
 def folder_material(folder) -> Material:
-    """All pictures in a folder (not below it), cut to the field of view; UserError names a file that cannot be used."""
+    """All pictures in a folder (not below it), cut to the field of view; UserError names a file
+    that cannot be used."""
     folder, images = Path(folder), []
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -84,13 +92,16 @@ def folder_material(folder) -> Material:
         except RejectedImage as error:
             raise UserError(f"{file}: {error}; take it out of the folder") from None
     unknown = ["unknown"] * len(files)
-    return Material(pd.DataFrame({"origin": [file.name for file in files], "condition": unknown, "stratum": unknown}), images)
+    return Material(pd.DataFrame({"origin": [file.name for file in files], "condition": unknown,
+                                  "stratum": unknown}), images)
 
 # %% ../../nbs/study/30_reader_pack.ipynb #939179ed
-def matched_rows(real_strata, synthetic_strata, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of up to `n // 2` real and as many synthetic photographs, equally many of each stratum in both, strata in turn."""
-    pools = [{s: list(rng.permutation(np.flatnonzero(np.asarray(strata) == s))) for s in np.unique(strata)}
-             for strata in (real_strata, synthetic_strata)]
+def matched_rows(real_strata, synthetic_strata, n: int,
+                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of up to `n // 2` real and as many synthetic photographs, equally many of each
+    stratum in both, strata in turn."""
+    pools = [{s: list(rng.permutation(np.flatnonzero(np.asarray(strata) == s)))
+              for s in np.unique(strata)} for strata in (real_strata, synthetic_strata)]
     chosen = [[], []]
     while len(chosen[0]) < n // 2:
         filled = [s for s in pools[0] if pools[0][s] and pools[1].get(s)]
@@ -108,11 +119,12 @@ def _jpeg(image: np.ndarray) -> bytes:
     Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
-
+# %% ../../nbs/study/30_reader_pack.ipynb #d0377f5c
 def equal_pictures(images, smallest: int = 256) -> list[bytes]:
     """JPEG files of one size in pixels and in bytes, of square uint8 [S, S, 3] images of any size.
 
-    All go to the side of the smallest of them and, where that is below `smallest`, are enlarged to it.
+    All go to the side of the smallest of them and, where that is below `smallest`, are enlarged to
+    it.
     """
     side = min(len(image) for image in images)
     files = [_jpeg(resize(resize(image, side), max(side, smallest))) for image in images]
@@ -129,17 +141,19 @@ def make_key(real: pd.DataFrame, synthetic: pd.DataFrame, seed: int) -> dict:
 
     Returns
     -------
-    dict with `study` (a digest of the rest), `seed` and `items`, each with item ("001", ...), source ("real" or "synthetic"), condition and origin.
+    dict with `study` (a digest of the rest), `seed` and `items`, each with item ("001", ...),
+    source ("real" or "synthetic"), condition and origin.
     """
     both = pd.concat([real.assign(source="real"), synthetic.assign(source="synthetic")])
     both = both.iloc[np.random.default_rng([seed, 1]).permutation(len(both))]
-    items = [{"item": f"{k:03d}", "source": row.source, "condition": row.condition, "origin": row.origin}
-             for k, row in enumerate(both.itertuples(), start=1)]
+    items = [{"item": f"{k:03d}", "source": row.source, "condition": row.condition,
+              "origin": row.origin} for k, row in enumerate(both.itertuples(), start=1)]
     return {"study": key_digest(seed, items), "seed": seed, "items": items}
 
-
+# %% ../../nbs/study/30_reader_pack.ipynb #71016863
 def key_digest(seed: int, items: list[dict]) -> str:
-    """16 hexadecimal digits that change with anything in the key, and from which nothing can be read."""
+    """16 hexadecimal digits that change with anything in the key, and from which nothing can be
+    read."""
     return hashlib.sha256(json.dumps([seed, items], sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../../nbs/study/30_reader_pack.ipynb #a7cc50a2
@@ -149,6 +163,7 @@ ASPECTS = ("disc", "macula", "vessels", "nerve_fibre_layer", "lesions", "overall
 RESERVED = ("all readers", "pooled", "averaged", "readers")
 """No reader's code: tables of results use these names."""
 
+# %% ../../nbs/study/30_reader_pack.ipynb #34334056
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Retinal photographs: real or synthetic?</title>
 <meta http-equiv="Content-Security-Policy"
@@ -280,11 +295,13 @@ if (memory(study)) begin(memory(study));"""
 
 # %% ../../nbs/study/30_reader_pack.ipynb #f431fe4b
 def pack_page(study: str, images) -> str:
-    """The page of a pack: `study` is the key's digest, `images` square uint8 [S, S, 3] in the order of the key's items."""
+    """The page of a pack: `study` is the key's digest, `images` square uint8 [S, S, 3] in the order
+    of the key's items."""
     pictures = [base64.b64encode(picture).decode() for picture in equal_pictures(images)]
-    filled = {"__COUNT__": str(len(pictures)), "__STUDY__": html.escape(study), "__ASPECTS__": json.dumps(ASPECTS),
-              "__RESERVED__": json.dumps(RESERVED),
-              "__SCRIPT__": STATE_SCRIPT + SCREEN_SCRIPT + KEYS_SCRIPT, "__PICTURES__": json.dumps(pictures)}
+    filled = {"__COUNT__": str(len(pictures)), "__STUDY__": html.escape(study),
+              "__ASPECTS__": json.dumps(ASPECTS), "__RESERVED__": json.dumps(RESERVED),
+              "__SCRIPT__": STATE_SCRIPT + SCREEN_SCRIPT + KEYS_SCRIPT,
+              "__PICTURES__": json.dumps(pictures)}
     page = PAGE
     for place, text in filled.items():
         page = page.replace(place, text)
@@ -292,26 +309,33 @@ def pack_page(study: str, images) -> str:
 
 # %% ../../nbs/study/30_reader_pack.ipynb #d0108a97
 def make_pack(real: Material, synthetic: Material, n: int, seed: int) -> tuple[str, dict]:
-    """Page and key of a pack of `n` photographs, half of them real; UserError where so many cannot be matched."""
+    """Page and key of a pack of `n` photographs, half of them real; UserError where so many cannot
+    be matched."""
     if n < 2 or n % 2:
         raise UserError(f"{n} photographs: an even number, half real and half synthetic")
     if seed < 0:
         raise UserError(f"seed {seed}: 0 or more")
-    rows = matched_rows(real.table["stratum"], synthetic.table["stratum"], n, np.random.default_rng([seed, 0]))
+    rows = matched_rows(real.table["stratum"], synthetic.table["stratum"], n,
+                        np.random.default_rng([seed, 0]))
     if len(rows[0]) < n // 2:
-        raise UserError(f"{n // 2} matched pairs are wanted, {len(rows[0])} can be made of {len(real)} real and {len(synthetic)} "
+        raise UserError(f"{n // 2} matched pairs are wanted, {len(rows[0])} can be made of "
+                        f"{len(real)} real and {len(synthetic)} "
                         "synthetic photographs: ask for fewer")
     key = make_key(real.table.iloc[rows[0]], synthetic.table.iloc[rows[1]], seed)
-    by_origin = {(kind, material.table["origin"].iloc[row]): material.images[row]
-                 for kind, material, chosen in (("real", real, rows[0]), ("synthetic", synthetic, rows[1])) for row in chosen}
-    return pack_page(key["study"], [by_origin[item["source"], item["origin"]] for item in key["items"]]), key
+    by_origin = {(kind, material.table["origin"].iloc[row]):
+                 material.images[row] for kind, material, chosen in (("real", real, rows[0]),
+        ("synthetic", synthetic, rows[1])) for row in chosen}
+    return pack_page(key["study"], [by_origin[item["source"], item["origin"]]
+                                    for item in key["items"]]), key
 
-
+# %% ../../nbs/study/30_reader_pack.ipynb #b5512103
 def write_pack(folder, page: str, key: dict) -> tuple[Path, Path]:
-    """Write `page.html` and `key.json`; UserError where a key is already there: answers may be out that need it."""
+    """Write `page.html` and `key.json`; UserError where a key is already there: answers may be out
+    that need it."""
     page_file, key_file = Path(folder) / "page.html", Path(folder) / "key.json"
     if key_file.exists():
-        raise UserError(f"{key_file} is there already and answers may need it: choose another folder")
+        raise UserError(f"{key_file} is there already and answers may need it: choose another "
+                        "folder")
     with atomic_path(page_file) as temporary:
         temporary.write_text(page, encoding="utf-8")
     write_json(key_file, key)  # last: a page whose key is missing is made anew

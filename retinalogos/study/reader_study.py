@@ -43,14 +43,15 @@ def read_json(path):
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #ead067b6
 def read_key(path) -> dict:
     """The key of a pack; UserError where it is none or has been changed since the pack was made."""
     key = read_json(path)
     if not isinstance(key, dict) or not {"study", "seed", "items"} <= set(key):
         raise UserError(f"{path}: not the key of a pack")
     if key_digest(key["seed"], key["items"]) != key["study"]:
-        raise UserError(f"{path}: the key was changed after the pack was made; use the key as it was written")
+        raise UserError(f"{path}: the key was changed after the pack was made; use the key as "
+                        "it was written")
     return key
 
 # %% ../../nbs/study/31_reader_study.ipynb #c28e6eb0
@@ -58,16 +59,17 @@ ANSWER_COLUMNS = ("reader", "item", "judged", "confidence", *ASPECTS)
 READER_CODE = re.compile(r"(?=.{1,40}$)[A-Za-z0-9_-]+( [A-Za-z0-9_-]+)*")
 """What the page accepts as a reader's code; simulated readers have a space in theirs."""
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #db586efb
 def read_reader(code) -> str:
-    """The code of a reader as the page takes it; ValueError where it is another, or a name that the tables use."""
+    """The code of a reader as the page takes it; ValueError where it is another, or a name that the
+    tables use."""
     if not isinstance(code, str) or not READER_CODE.fullmatch(code):
         raise ValueError("the reader's code is not 1 to 40 letters, digits, - or _")
     if code.lower() in RESERVED:
         raise ValueError(f"a reader cannot be called {code}: the tables use that name")
     return code
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #48122f20
 def read_scale(value, name: str) -> float:
     """1, 2 or 3, or NaN for null; ValueError for anything else."""
     if value is None:
@@ -91,7 +93,8 @@ def read_answer(answer, known: set) -> dict:
             raise ValueError("its ratings are no table")
         if unknown := sorted(set(ratings) - set(ASPECTS)):
             raise ValueError(f"nobody was asked for a rating of {ascii(unknown[0])[1:-1][:40]}")
-        row = {"item": item, "judged": answer["judged"], "confidence": read_scale(answer.get("confidence"), "confidence")}
+        row = {"item": item, "judged": answer["judged"],
+               "confidence": read_scale(answer.get("confidence"), "confidence")}
         return row | {aspect: read_scale(ratings.get(aspect), aspect) for aspect in ASPECTS}
     except (ValueError, TypeError) as error:  # TypeError: a list where a word should be
         reason = error if isinstance(error, ValueError) else "judged is neither real nor synthetic"
@@ -99,9 +102,11 @@ def read_answer(answer, known: set) -> dict:
 
 # %% ../../nbs/study/31_reader_study.ipynb #e213748e
 def read_answers(path, key: dict) -> pd.DataFrame:
-    """Answers of one reader: columns `ANSWER_COLUMNS`, NaN where there is no rating; UserError where they do not fit the key."""
+    """Answers of one reader: columns `ANSWER_COLUMNS`, NaN where there is no rating; UserError
+    where they do not fit the key."""
     content = read_json(path)
-    if not isinstance(content, dict) or not {"study", "reader", "answers"} <= set(content) or not isinstance(content["answers"], list):
+    if (not isinstance(content, dict) or not {"study", "reader", "answers"}
+        <= set(content) or not isinstance(content["answers"], list)):
         raise UserError(f"{path}: not a file of answers (study, reader, answers)")
     if content["study"] != key["study"]:
         raise UserError(f"{path}: answers to another pack than the key's, {key['study']}")
@@ -115,30 +120,36 @@ def read_answers(path, key: dict) -> pd.DataFrame:
     if not len(table):
         raise UserError(f"{path}: no photograph has been answered")
     if table["item"].duplicated().any():
-        raise UserError(f"{path}: photograph {table['item'][table['item'].duplicated()].iloc[0]} is answered twice")
+        raise UserError(f"{path}: photograph "
+                        f"{table['item'][table['item'].duplicated()].iloc[0]} is answered twice")
     return table.astype({name: float for name in ("confidence", *ASPECTS)})
 
 # %% ../../nbs/study/31_reader_study.ipynb #08fe665e
 def read_study(key_file, answer_files) -> tuple[dict, pd.DataFrame]:
-    """Key and joined answers (`join_answers`) of all readers; UserError where two files are of one reader."""
+    """Key and joined answers (`join_answers`) of all readers; UserError where two files are of one
+    reader."""
     key = read_key(key_file)
     tables, owners = [read_answers(path, key) for path in answer_files], {}
     for path, table in zip(answer_files, tables):
         reader = table["reader"].iloc[0]
         if reader.lower() in owners:
-            raise UserError(f"{path}: reader {reader} has answered in {owners[reader.lower()]} already")
+            raise UserError(f"{path}: reader {reader} has answered in {owners[reader.lower()]} "
+                            "already")
         owners[reader.lower()] = path
     return key, join_answers(pd.concat(tables, ignore_index=True), key)
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #5b52cbbe
 def join_answers(answers: pd.DataFrame, key: dict) -> pd.DataFrame:
-    """Answers with `source` and `condition` of their photographs, in the order of readers and photographs."""
+    """Answers with `source` and `condition` of their photographs, in the order of readers and
+    photographs."""
     truth = pd.DataFrame(key["items"])[["item", "source", "condition"]]
-    return answers.merge(truth, on="item", validate="many_to_one").sort_values(["reader", "item"], ignore_index=True)
+    return answers.merge(truth, on="item",
+                         validate="many_to_one").sort_values(["reader", "item"],
+        ignore_index=True)
 
 # %% ../../nbs/study/31_reader_study.ipynb #ec27a494
-def simulated_answers(key: dict, sensitivities, criterion: float = 0.0, shared: float = 0.5, rating_gap: float = 0.5,
-                      seed: int = 0) -> pd.DataFrame:
+def simulated_answers(key: dict, sensitivities, criterion: float = 0.0, shared: float = 0.5,
+                      rating_gap: float = 0.5, seed: int = 0) -> pd.DataFrame:
     """Answers (`ANSWER_COLUMNS`) of simulated readers "simulated 1", "simulated 2", ...
 
     Parameters
@@ -151,66 +162,86 @@ def simulated_answers(key: dict, sensitivities, criterion: float = 0.0, shared: 
     rng, items = np.random.default_rng(seed), pd.DataFrame(key["items"])
     synthetic = (items["source"] == "synthetic").to_numpy()
     def felt(of_photograph):
-        return np.sqrt(shared) * of_photograph + np.sqrt(1 - shared) * rng.normal(size=of_photograph.shape)
-    oddness, quality, tables = rng.normal(size=len(items)), rng.normal(size=(len(items), len(ASPECTS))), []
+        return (np.sqrt(shared) * of_photograph
+                + np.sqrt(1 - shared) * rng.normal(size=of_photograph.shape))
+    oddness, quality, tables = (rng.normal(size=len(items)),
+                                rng.normal(size=(len(items), len(ASPECTS))), [])
     for number, d_prime in enumerate(sensitivities, start=1):
         distance = felt(oddness) + d_prime * synthetic - (d_prime / 2 + criterion)
         rating = 1 + np.digitize(felt(quality) - rating_gap * synthetic[:, None], (-0.8, 0.6))
-        table = pd.DataFrame({"reader": f"simulated {number}", "item": items["item"], "judged": np.where(distance > 0, "synthetic", "real"),
+        table = pd.DataFrame({"reader": f"simulated {number}", "item": items["item"],
+                              "judged": np.where(distance > 0, "synthetic", "real"),
                               "confidence": 1.0 + np.digitize(np.abs(distance), (0.5, 1.2))})
         tables.append(table.join(pd.DataFrame(rating.astype(float), columns=list(ASPECTS))))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/study/31_reader_study.ipynb #94f4b792
 def d_prime_and_criterion(hits, signals, false_alarms, noises):
-    """d' and criterion of counts (numbers or arrays), with half an answer added to each cell (Hautus 1995)."""
-    z_hit, z_false = norm.ppf((hits + 0.5) / (signals + 1)), norm.ppf((false_alarms + 0.5) / (noises + 1))
+    """d' and criterion of counts (numbers or arrays), with half an answer added to each cell
+    (Hautus 1995)."""
+    z_hit, z_false = (norm.ppf((hits + 0.5) / (signals + 1)),
+                      norm.ppf((false_alarms + 0.5) / (noises + 1)))
     return z_hit - z_false, -(z_hit + z_false) / 2
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #de8cd9d5
 def detection(called_synthetic, is_synthetic) -> dict:
-    """Sensitivity, specificity, accuracy, d' and criterion of bool answers [N] against bool truth [N], each with 95 % interval."""
+    """Sensitivity, specificity, accuracy, d' and criterion of bool answers [N] against bool truth
+    [N], each with 95 % interval."""
     called, truth = np.asarray(called_synthetic, bool), np.asarray(is_synthetic, bool)
-    hits, false_alarms, signals, noises = (called & truth).sum(), (called & ~truth).sum(), truth.sum(), (~truth).sum()
+    hits, false_alarms, signals, noises = ((called & truth).sum(), (called & ~truth).sum(),
+                                           truth.sum(), (~truth).sum())
     d_prime, criterion = d_prime_and_criterion(hits, signals, false_alarms, noises)
     rates = np.array([(hits + 0.5) / (signals + 1), (false_alarms + 0.5) / (noises + 1)])
-    variances = rates * (1 - rates) / (np.array([signals, noises]) + 1) / norm.pdf(norm.ppf(rates)) ** 2
+    variances = (rates * (1 - rates) / (np.array([signals, noises]) + 1)
+                 / norm.pdf(norm.ppf(rates)) ** 2)
     half = norm.ppf(0.975) * np.sqrt(variances.sum())
-    return {"sensitivity": wilson_interval(hits, signals), "specificity": wilson_interval(noises - false_alarms, noises),
+    return {"sensitivity": wilson_interval(hits, signals),
+            "specificity": wilson_interval(noises - false_alarms, noises),
             "accuracy": wilson_interval((called == truth).sum(), len(truth)),
             "d_prime": as_interval(d_prime, d_prime - half, d_prime + half, len(truth)),
-            "criterion": as_interval(criterion, criterion - half / 2, criterion + half / 2, len(truth))}
+            "criterion": as_interval(criterion, criterion - half / 2, criterion + half / 2,
+                                     len(truth))}
 
 # %% ../../nbs/study/31_reader_study.ipynb #f347ccb7
 def answer_grid(answers: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """One column of joined answers as float [readers, photographs], NaN where there is none, and bool [photographs]: is it synthetic?"""
+    """One column of joined answers as float [readers, photographs], NaN where there is none, and
+    bool [photographs]: is it synthetic?"""
     wide = answers.pivot(index="reader", columns="item", values=column)
-    synthetic = answers.drop_duplicates("item").set_index("item")["source"].loc[wide.columns] == "synthetic"
+    synthetic = answers.drop_duplicates("item").set_index("item")["source"].loc[
+        wide.columns] == "synthetic"
     return wide.to_numpy(float), synthetic.to_numpy()
 
-
-def resampling_weights(readers: int, synthetic: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often each reader [1 + draws, readers] and photograph [1 + draws, N] is drawn; the first row is the study itself."""
+# %% ../../nbs/study/31_reader_study.ipynb #9be32815
+def resampling_weights(readers: int, synthetic: np.ndarray, draws: int,
+                       seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each reader [1 + draws, readers] and photograph [1 + draws, N] is drawn; the first
+    row is the study itself."""
     rng = np.random.default_rng(seed)
     of_readers = rng.multinomial(readers, np.full(readers, 1 / readers), draws)
     of_images = np.zeros((draws, len(synthetic)))
     for part in (synthetic, ~synthetic):
-        of_images[:, part] = rng.multinomial(part.sum(), np.full(part.sum(), 1 / max(part.sum(), 1)), draws)
-    return np.vstack([np.ones(readers), of_readers]), np.vstack([np.ones(len(synthetic)), of_images])
+        of_images[:, part] = rng.multinomial(part.sum(),
+                                             np.full(part.sum(), 1 / max(part.sum(), 1)), draws)
+    return np.vstack([np.ones(readers), of_readers]), np.vstack([np.ones(len(synthetic)),
+        of_images])
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #bceef989
 def mean_over_readers(values: np.ndarray, of_readers: np.ndarray, n: int) -> dict:
-    """Interval of `values` [1 + draws, readers], averaged over the readers drawn, NaN left out; the first row is the estimate."""
+    """Interval of `values` [1 + draws, readers], averaged over the readers drawn, NaN left out; the
+    first row is the estimate."""
     weights = of_readers * np.isfinite(values)
     with np.errstate(invalid="ignore"):
         means = (np.nan_to_num(values) * weights).sum(axis=1) / weights.sum(axis=1)
     drawn = means[1:][np.isfinite(means[1:])]
-    return as_interval(means[0], *(np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)), n)
+    return as_interval(means[0], *(np.quantile(drawn, [0.025, 0.975]) if len(drawn)
+                                   else (np.nan, np.nan)), n)
 
 # %% ../../nbs/study/31_reader_study.ipynb #bfa144a1
 def averaged_detection(answers: pd.DataFrame, draws: int = 2000, seed: int = 0) -> dict:
-    """Measures of `detection` and the area under the ROC, averaged over readers, with reader-by-photograph bootstrap intervals."""
-    judged, synthetic = answer_grid(answers.assign(called=(answers["judged"] == "synthetic").astype(float)), "called")
+    """Measures of `detection` and the area under the ROC, averaged over readers, with
+    reader-by-photograph bootstrap intervals."""
+    judged, synthetic = answer_grid(answers.assign(called=(answers["judged"]
+        == "synthetic").astype(float)), "called")
     of_readers, of_images = resampling_weights(len(judged), synthetic, draws, seed)
     seen, called = np.isfinite(judged).astype(float), np.nan_to_num(judged)
     def total(values, part):
@@ -220,52 +251,64 @@ def averaged_detection(answers: pd.DataFrame, draws: int = 2000, seed: int = 0) 
     d_prime, criterion = d_prime_and_criterion(hits, signals, false_alarms, noises)
     with np.errstate(invalid="ignore"):
         values = {"sensitivity": hits / signals, "specificity": 1 - false_alarms / noises,
-                  "accuracy": (hits + noises - false_alarms) / (signals + noises), "d_prime": d_prime, "criterion": criterion,
+                  "accuracy": (hits + noises - false_alarms) / (signals + noises),
+                  "d_prime": d_prime, "criterion": criterion,
                   "auc": roc_areas(answers, of_images)}
-    return {name: mean_over_readers(value, of_readers, len(answers)) for name, value in values.items()}
+    return {name: mean_over_readers(value, of_readers, len(answers))
+            for name, value in values.items()}
 
 # %% ../../nbs/study/31_reader_study.ipynb #6b20f713
 def certainty(answers: pd.DataFrame) -> pd.Series:
-    """-3 (certainly real) to 3 (certainly synthetic), without 0; NaN where no confidence was given."""
+    """-3 (certainly real) to 3 (certainly synthetic), without 0; NaN where no confidence was given.
+    """
     return answers["confidence"] * np.where(answers["judged"] == "synthetic", 1, -1)
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #187af2f8
 def _step_shares(scale: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted share of each of the steps -3, -2, -1, 1, 2, 3 among the values of `scale` [N]: [draws, 6]."""
+    """Weighted share of each of the steps -3, -2, -1, 1, 2, 3 among the values of `scale` [N]:
+    [draws, 6]."""
     counts = weights @ (scale[:, None] == np.array([-3, -2, -1, 1, 2, 3])).astype(float)
     with np.errstate(invalid="ignore"):
         return counts / counts.sum(axis=1, keepdims=True)
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #8863b7c0
 def roc_areas(answers: pd.DataFrame, of_images: np.ndarray) -> np.ndarray:
-    """Area under each reader's ROC for each row of photograph weights [draws, N]: [draws, readers]; NaN without confidence."""
+    """Area under each reader's ROC for each row of photograph weights [draws, N]: [draws, readers];
+    NaN without confidence."""
     grid, synthetic = answer_grid(answers.assign(certainty=certainty(answers)), "certainty")
     areas = np.full((len(of_images), len(grid)), np.nan)
     for k, scale in enumerate(grid):
-        signal, noise = (_step_shares(scale[part], of_images[:, part]) for part in (synthetic, ~synthetic))
+        signal, noise = (_step_shares(scale[part], of_images[:, part])
+                         for part in (synthetic, ~synthetic))
         areas[:, k] = (signal * (np.cumsum(noise, axis=1) - noise / 2)).sum(axis=1)
     return areas
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #ce4def25
 def roc_curve_of(answers: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """False alarm rates and hit rates [7] of all answers with a confidence, pooled."""
-    scale, synthetic = certainty(answers).to_numpy(float), (answers["source"] == "synthetic").to_numpy()
-    signal, noise = (_step_shares(scale[part], np.ones((1, part.sum())))[0] for part in (synthetic, ~synthetic))
+    scale, synthetic = (certainty(answers).to_numpy(float),
+                        (answers["source"] == "synthetic").to_numpy())
+    signal, noise = (_step_shares(scale[part],
+                                  np.ones((1, part.sum())))[0]
+                     for part in (synthetic, ~synthetic))
     return tuple(np.append(0, np.cumsum(shares[::-1])) for shares in (noise, signal))
 
 # %% ../../nbs/study/31_reader_study.ipynb #4179a4cf
 def _mean_squares(called: np.ndarray) -> tuple[float, float]:
-    """Mean squares of photographs and of readers by photographs, of float [readers, photographs]; the latter 0 for one reader."""
+    """Mean squares of photographs and of readers by photographs, of float [readers, photographs];
+    the latter 0 for one reader."""
     readers, n = called.shape
     residual = called - called.mean(axis=0) - called.mean(axis=1, keepdims=True) + called.mean()
     interaction = (residual ** 2).sum() / ((readers - 1) * (n - 1)) if readers > 1 else 0.0
     return readers * called.mean(axis=0).var(ddof=1), interaction
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #4aac5452
 def difference_error(synthetic: np.ndarray, real: np.ndarray) -> tuple[float, float]:
-    """Standard error, and its degrees of freedom, of mean(synthetic) - mean(real), each float [readers, photographs].
+    """Standard error, and its degrees of freedom, of mean(synthetic) - mean(real), each float
+    [readers, photographs].
 
-    Readers and photographs are random (Obuchowski-Rockette with Hillis' degrees of freedom); one reader: photographs only (Welch).
+    Readers and photographs are random (Obuchowski-Rockette with Hillis' degrees of freedom); one
+    reader: photographs only (Welch).
     """
     readers = len(synthetic)
     of_images = []
@@ -273,7 +316,9 @@ def difference_error(synthetic: np.ndarray, real: np.ndarray) -> tuple[float, fl
         images, interaction = _mean_squares(part)
         of_images.append(max(0.0, images - interaction) / (readers * part.shape[1]))
     if readers == 1:
-        freedom = sum(of_images) ** 2 / sum(v ** 2 / (p.shape[1] - 1) for v, p in zip(of_images, (synthetic, real)))
+        freedom = sum(of_images) ** 2 / sum(v ** 2
+                                            / (p.shape[1] - 1) for v, p in zip(of_images,
+            (synthetic, real)))
         return np.sqrt(sum(of_images)), freedom
     of_readers = (synthetic.mean(axis=1) - real.mean(axis=1)).var(ddof=1) / readers
     variance = max(of_readers + sum(of_images), 1e-12)
@@ -281,29 +326,38 @@ def difference_error(synthetic: np.ndarray, real: np.ndarray) -> tuple[float, fl
 
 # %% ../../nbs/study/31_reader_study.ipynb #ce70e491
 def equivalence(answers: pd.DataFrame, margin: float = 0.1) -> dict:
-    """Two one-sided tests that the share called real differs by less than `margin` between synthetic and real photographs.
+    """Two one-sided tests that the share called real differs by less than `margin` between
+    synthetic and real photographs.
 
-    Photographs that every reader judged count. `low` and `high` of the difference are its 90 % interval, which lies within the
+    Photographs that every reader judged count. `low` and `high` of the difference are its 90 %
+    interval, which lies within the
     margin when p is below 0.05. ValueError where fewer than two photographs of a kind are left.
     """
-    grid, synthetic = answer_grid(answers.assign(real=(answers["judged"] == "real").astype(float)), "real")
+    grid, synthetic = answer_grid(answers.assign(real=(answers["judged"]
+        == "real").astype(float)), "real")
     complete = np.isfinite(grid).all(axis=0)
     if min((complete & synthetic).sum(), (complete & ~synthetic).sum()) < 2:
-        raise ValueError("equivalence needs at least two photographs of each kind that every reader judged")
+        raise ValueError("equivalence needs at least two photographs of each kind that every "
+                         "reader judged")
     prior = np.tile([0.0, 1.0], (len(grid), 1))
     parts = [np.hstack([grid[:, complete & kind], prior]) for kind in (synthetic, ~synthetic)]
     difference = parts[0].mean() - parts[1].mean()
     error, freedom = difference_error(*parts)
-    p_value = max(t.sf((difference + margin) / error, freedom), t.cdf((difference - margin) / error, freedom))
+    p_value = max(t.sf((difference + margin) / error, freedom),
+                  t.cdf((difference - margin) / error, freedom))
     half = t.ppf(0.95, freedom) * error
-    return {"difference": as_interval(difference, difference - half, difference + half, int(complete.sum())), "margin": margin,
+    return {"difference": as_interval(difference, difference - half, difference + half,
+                                      int(complete.sum())), "margin": margin,
             "tost_p": round(float(p_value), 6), "equivalent": bool(p_value < 0.05),
-            "speaks_of": "readers and photographs" if len(grid) > 1 else "photographs, as this one reader sees them"}
+            "speaks_of": "readers and photographs" if len(grid) > 1
+            else "photographs, as this one reader sees them"}
 
 # %% ../../nbs/study/31_reader_study.ipynb #653382c2
 def readers_kappa(answers: pd.DataFrame, draws: int = 500, seed: int = 0) -> dict:
-    """Fleiss' kappa (statsmodels) of the answers on photographs that all judged; None for a single reader."""
-    grid, _ = answer_grid(answers.assign(called=(answers["judged"] == "synthetic").astype(float)), "called")
+    """Fleiss' kappa (statsmodels) of the answers on photographs that all judged; None for a single
+    reader."""
+    grid, _ = answer_grid(answers.assign(called=(answers["judged"]
+                                                 == "synthetic").astype(float)), "called")
     complete = grid[:, np.isfinite(grid).all(axis=0)].T.astype(int)
     def kappa(rows):
         if rows.min() == rows.max():
@@ -313,9 +367,10 @@ def readers_kappa(answers: pd.DataFrame, draws: int = 500, seed: int = 0) -> dic
         return as_interval(np.nan, np.nan, np.nan, len(complete))
     return bootstrap_interval(kappa, complete, draws=draws, seed=seed)
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #2f826b41
 def weighted_kappa(answers: pd.DataFrame, column: str) -> float | None:
-    """Quadratic weighted kappa (scikit-learn) of a column, mean over pairs of readers who share photographs; None where there is none."""
+    """Quadratic weighted kappa (scikit-learn) of a column, mean over pairs of readers who share
+    photographs; None where there is none."""
     grid, values = answer_grid(answers, column)[0], []
     for first, second in combinations(grid, 2):
         both = np.isfinite(first) & np.isfinite(second)
@@ -323,17 +378,21 @@ def weighted_kappa(answers: pd.DataFrame, column: str) -> float | None:
             values.append(cohen_kappa_score(first[both], second[both], weights="quadratic"))
     return round(float(np.mean(values)), 6) if values else None
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #57dcac4b
 def agreement_scores(answers: pd.DataFrame) -> dict:
     """Fleiss' kappa of the answers, and weighted kappa of certainty and of each rating."""
     scales = answers.assign(certainty=certainty(answers))
-    return {"fleiss": readers_kappa(answers), "weighted": {name: weighted_kappa(scales, name) for name in ("certainty", *ASPECTS)}}
+    return {"fleiss": readers_kappa(answers),
+            "weighted": {name: weighted_kappa(scales, name)
+                         for name in ("certainty", *ASPECTS)}}
 
 # %% ../../nbs/study/31_reader_study.ipynb #b7f8c5ec
 def rating_scores(answers: pd.DataFrame, draws: int = 2000, seed: int = 0) -> dict:
-    """Mean rating (1 to 3) of each aspect and their mean: `real`, `synthetic`, `difference` (synthetic - real).
+    """Mean rating (1 to 3) of each aspect and their mean: `real`, `synthetic`, `difference`
+    (synthetic - real).
 
-    Averaged over readers, with reader-by-photograph bootstrap intervals; ratings not given are left out.
+    Averaged over readers, with reader-by-photograph bootstrap intervals; ratings not given are left
+    out.
     """
     scores, means = {}, []
     for aspect in ASPECTS:
@@ -346,27 +405,33 @@ def rating_scores(answers: pd.DataFrame, draws: int = 2000, seed: int = 0) -> di
                 parts.append(of_images[:, kind] @ np.nan_to_num(grid[:, kind]).T / seen)
         means.append(parts)
         scores[aspect] = _rating_row(parts, of_readers, len(answers))
-    return scores | {"mean": _rating_row([np.mean([m[k] for m in means], axis=0) for k in (0, 1)], of_readers, len(answers))}
+    return scores | {"mean": _rating_row([np.mean([m[k] for m in means], axis=0)
+                                          for k in (0, 1)], of_readers, len(answers))}
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #0f5c619f
 def _rating_row(parts, of_readers, n: int) -> dict:
     """Intervals of real, synthetic and difference from two arrays [1 + draws, readers]."""
-    return {"real": mean_over_readers(parts[0], of_readers, n), "synthetic": mean_over_readers(parts[1], of_readers, n),
+    return {"real": mean_over_readers(parts[0], of_readers, n),
+            "synthetic": mean_over_readers(parts[1], of_readers, n),
             "difference": mean_over_readers(parts[1] - parts[0], of_readers, n)}
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #d11426e9
 def ratings_by_condition(answers: pd.DataFrame) -> dict:
-    """Mean rating of every aspect for each condition: `{condition: {"photographs": n, "real": {aspect: mean}, "synthetic": ...}}`."""
+    """Mean rating of every aspect for each condition: `{condition: {"photographs": n, "real":
+    {aspect: mean}, "synthetic": ...}}`."""
     found = {}
     for condition, rows in answers.groupby("condition"):
-        found[condition] = {"photographs": rows["item"].nunique()} | {
-            kind: rows.loc[rows["source"] == kind, list(ASPECTS)].mean().round(4).to_dict() for kind in ("real", "synthetic")}
+        found[condition] = {"photographs": rows["item"].nunique()} | {kind:
+            rows.loc[rows["source"] == kind, list(ASPECTS)].mean().round(4).to_dict()
+            for kind in ("real", "synthetic")}
     return found
 
 # %% ../../nbs/study/31_reader_study.ipynb #9de418fb
-def photographs_needed(readers: int, margin: float = 0.1, power: float = 0.8, called_real: float = 0.63, agreement: float = 0.3,
+def photographs_needed(readers: int, margin: float = 0.1, power: float = 0.8,
+                       called_real: float = 0.63, agreement: float = 0.3,
                        reader_spread: float = 0.0) -> int | None:
-    """Photographs (half of them real) with which equivalence within `margin` is shown with `power` if there is no difference.
+    """Photographs (half of them real) with which equivalence within `margin` is shown with `power`
+    if there is no difference.
 
     Parameters
     ----------
@@ -382,17 +447,20 @@ def photographs_needed(readers: int, margin: float = 0.1, power: float = 0.8, ca
     left = error ** 2 - reader_spread ** 2 / readers
     if left <= 0:
         return None
-    return 2 * int(np.ceil(2 * called_real * (1 - called_real) * (agreement + (1 - agreement) / readers) / left))
+    return 2 * int(np.ceil(2 * called_real
+                           * (1 - called_real) * (agreement + (1 - agreement) / readers)
+                           / left))
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #53dc1be3
 def plan_table(margins=(0.05, 0.1, 0.15), readers=(1, 3, 5, 10, 20), **assumed) -> pd.DataFrame:
     """`photographs_needed` for numbers of readers (rows) and margins (columns)."""
-    return pd.DataFrame({margin: {n: photographs_needed(n, margin, **assumed) for n in readers} for margin in margins}) \
-        .rename_axis(index="readers", columns="margin")
+    return pd.DataFrame({margin: {n: photographs_needed(n, margin, **assumed) for n in readers}
+                         for margin in margins}) .rename_axis(index="readers", columns="margin")
 
 # %% ../../nbs/study/31_reader_study.ipynb #fe19a054
 def with_known_width(scores):
-    """`scores` with low and high of each interval without a width set to None: resamples that are all alike tell none."""
+    """`scores` with low and high of each interval without a width set to None: resamples that are
+    all alike tell none."""
     if not isinstance(scores, dict):
         return scores
     scores = {name: with_known_width(value) for name, value in scores.items()}
@@ -400,56 +468,71 @@ def with_known_width(scores):
         scores |= {"low": None, "high": None}
     return scores
 
-
-def study_scores(answers: pd.DataFrame, margin: float = 0.1, draws: int = 2000, seed: int = 0) -> dict:
+# %% ../../nbs/study/31_reader_study.ipynb #f93858bf
+def study_scores(answers: pd.DataFrame, margin: float = 0.1, draws: int = 2000,
+                 seed: int = 0) -> dict:
     """Everything that is measured of joined answers: plain numbers, ready for JSON.
 
-    `readers` each alone and `pooled` (all judgements as if independent, as papers often print it: too narrow), `averaged` (mean over
-    readers, reader-by-photograph bootstrap), `equivalence`, `agreement`, `ratings`, `ratings_by_condition`.
+    `readers` each alone and `pooled` (all judgements as if independent, as papers often print it:
+    too narrow), `averaged` (mean over
+    readers, reader-by-photograph bootstrap), `equivalence`, `agreement`, `ratings`,
+    `ratings_by_condition`.
     """
     called, truth = answers["judged"] == "synthetic", answers["source"] == "synthetic"
     if truth.all() or not truth.any():
         raise UserError("only photographs of one kind were answered: nothing can be told")
-    readers = {name: detection(called[rows.index], truth[rows.index]) for name, rows in answers.groupby("reader")}
+    readers = {name: detection(called[rows.index], truth[rows.index])
+               for name, rows in answers.groupby("reader")}
     for name, rows in answers.groupby("reader"):
         readers[name]["auc"] = averaged_detection(rows, draws, seed)["auc"]
     try:
         equal = equivalence(answers, margin)
     except ValueError as error:
         equal = {"margin": margin, "equivalent": False, "reason": str(error)}
-    shares = {f"{kind}_called_real": wilson_interval((~called & part).sum(), part.sum()) for kind, part in (("synthetic", truth), ("real", ~truth))}
-    return with_known_width({"n_items": answers["item"].nunique(), "n_readers": len(readers), "readers": readers, "pooled": detection(called, truth) | shares,
-            "averaged": averaged_detection(answers, draws, seed), "equivalence": equal, "agreement": agreement_scores(answers),
-            "ratings": rating_scores(answers, draws, seed), "ratings_by_condition": ratings_by_condition(answers)})
+    shares = {f"{kind}_called_real": wilson_interval((~called & part).sum(), part.sum())
+              for kind, part in (("synthetic", truth), ("real", ~truth))}
+    return with_known_width({"n_items": answers["item"].nunique(), "n_readers": len(readers),
+                             "readers": readers, "pooled": detection(called, truth) | shares,
+                             "averaged": averaged_detection(answers, draws, seed),
+                             "equivalence": equal, "agreement": agreement_scores(answers),
+                             "ratings": rating_scores(answers, draws, seed),
+                             "ratings_by_condition": ratings_by_condition(answers)})
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #7c3330a8
 def score_table(scores: dict) -> pd.DataFrame:
     """One row a reader, then all readers averaged; every measure with its interval, as text."""
     rows = scores["readers"] | {"all readers": scores["averaged"]}
-    return pd.DataFrame({name: {measure.replace("_", " "): interval_text(value) for measure, value in row.items()} for name, row in rows.items()}).T
+    return pd.DataFrame({name: {measure.replace("_", " "):
+                                interval_text(value) for measure, value in row.items()}
+                         for name, row in rows.items()}).T
 
 # %% ../../nbs/study/31_reader_study.ipynb #635b25e0
 def draw_readers(axis, scores: dict) -> None:
     """d' of every reader and of all, with intervals; zero means that nothing can be told."""
     rows = list(scores["readers"].items()) + [("all readers", scores["averaged"])]
     values = [[part["d_prime"][key] for _, part in rows] for key in ("value", "low", "high")]
-    interval_bars(axis, [name for name, _ in rows], *values, [PALETTE["light"]] * (len(rows) - 1) + [PALETTE["dark"]])
+    interval_bars(axis, [name for name, _ in rows], *values,
+                  [PALETTE["light"]] * (len(rows) - 1) + [PALETTE["dark"]])
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel("d′ (ability to tell synthetic from real)")
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #ffc82089
 def draw_roc(axis, answers: pd.DataFrame) -> None:
-    """ROC curve of every reader's certainty, thin, and of all answers, thick; the diagonal is chance."""
+    """ROC curve of every reader's certainty, thin, and of all answers, thick; the diagonal is
+    chance."""
     axis.plot([0, 1], [0, 1], color=PALETTE["baseline"], linestyle=":", linewidth=1)
     for _, rows in answers.groupby("reader"):
         axis.plot(*roc_curve_of(rows), color=PALETTE["light"], linewidth=1.2)
-    axis.plot(*roc_curve_of(answers), color=PALETTE["dark"], linewidth=2.5, marker="o", markersize=4)
-    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="real called synthetic", ylabel="synthetic called synthetic")
+    axis.plot(*roc_curve_of(answers), color=PALETTE["dark"], linewidth=2.5, marker="o",
+              markersize=4)
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="real called synthetic",
+             ylabel="synthetic called synthetic")
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #8a5934ab
 def draw_study(answers: pd.DataFrame, scores: dict, title: str):
     """The figure of a study: d' on the left, ROC on the right."""
-    fig, axes = plt.subplots(1, 2, figsize=(8, max(3.3, 0.9 + 0.4 * scores["n_readers"])), width_ratios=(1.5, 1))
+    fig, axes = plt.subplots(1, 2, figsize=(8, max(3.3, 0.9 + 0.4 * scores["n_readers"])),
+                             width_ratios=(1.5, 1))
     draw_readers(axes[0], scores)
     draw_roc(axes[1], answers)
     fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
@@ -457,12 +540,15 @@ def draw_study(answers: pd.DataFrame, scores: dict, title: str):
 
 # %% ../../nbs/study/31_reader_study.ipynb #31a5e3c8
 def draw_radar(axis, real: dict, synthetic: dict, title: str) -> None:
-    """Mean ratings {aspect: 1 to 3} of real (solid) and synthetic (dashed) photographs on a polar `axis`."""
-    names = [name for name in real if real[name] == real[name] and synthetic.get(name) == synthetic.get(name)]
+    """Mean ratings {aspect: 1 to 3} of real (solid) and synthetic (dashed) photographs on a polar
+    `axis`."""
+    names = [name for name in real if real[name] == real[name]
+             and synthetic.get(name) == synthetic.get(name)]
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     for kind, values, line in (("real", real, "-"), ("synthetic", synthetic, "--")):
         radius = [values[name] for name in names]
-        axis.plot(np.append(angles, angles[:1]), radius + radius[:1], line, color=PALETTE[kind], marker="o", markersize=4, label=kind)
+        axis.plot(np.append(angles, angles[:1]), radius + radius[:1], line, color=PALETTE[kind],
+                  marker="o", markersize=4, label=kind)
     short = {"nerve_fibre_layer": "nerve\nfibres", "overall_quality": "overall"}
     axis.set_xticks(angles, [short.get(name, name) for name in names], fontsize=9)
     axis.set(theta_offset=np.pi / 2, theta_direction=-1, ylim=(1, 3), yticks=(1, 2, 3))
@@ -470,15 +556,19 @@ def draw_radar(axis, real: dict, synthetic: dict, title: str) -> None:
     axis.grid(alpha=0.7)
     axis.set_title(title, fontsize=10, loc="center")
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #228c82a3
 def draw_ratings(scores: dict, columns: int = 3):
     """A radar for all photographs (means over readers) and one for each condition."""
-    overall = {kind: {a: scores["ratings"][a][kind]["value"] for a in ASPECTS} for kind in ("real", "synthetic")}
-    overall = {kind: {a: np.nan if v is None else v for a, v in row.items()} for kind, row in overall.items()}
-    panels = [(f"all ({scores['n_items']} photographs)", overall)] + [
-        (f"{name.replace('_', ' ')} ({part['photographs']})", part) for name, part in scores["ratings_by_condition"].items()]
+    overall = {kind: {a: scores["ratings"][a][kind]["value"] for a in ASPECTS}
+               for kind in ("real", "synthetic")}
+    overall = {kind: {a: np.nan if v is None else v for a, v in row.items()}
+               for kind, row in overall.items()}
+    panels = [(f"all ({scores['n_items']} photographs)",
+               overall)] + [(f"{name.replace('_', ' ')} ({part['photographs']})", part)
+                            for name, part in scores["ratings_by_condition"].items()]
     rows = -(-len(panels) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(8.5, 3.1 * rows), subplot_kw={"projection": "polar"}, squeeze=False)
+    fig, axes = plt.subplots(rows, columns, figsize=(8.5, 3.1 * rows),
+                             subplot_kw={"projection": "polar"}, squeeze=False)
     for axis, (title, part) in zip(axes.flat, panels):
         draw_radar(axis, part["real"], part["synthetic"], title)
     for axis in axes.flat[len(panels):]:
@@ -488,14 +578,16 @@ def draw_ratings(scores: dict, columns: int = 3):
 
 # %% ../../nbs/study/31_reader_study.ipynb #90014e2d
 def analyse_study(key_file, answer_files, out, margin: float = 0.1) -> dict:
-    """Read a study and write its results to the folder `out`, together or not at all; returns the scores.
+    """Read a study and write its results to the folder `out`, together or not at all; returns the
+    scores.
 
     They are scores.json, readers.csv, ratings.csv, study.png and ratings.png.
     """
     if not 0 < margin < 1:
         raise UserError(f"margin {margin}: between 0 and 1")
     key, answers = read_study(key_file, answer_files)
-    scores, out = {"study": key["study"], "photographs_in_pack": len(key["items"])} | study_scores(answers, margin), Path(out)
+    scores, out = ({"study": key["study"], "photographs_in_pack": len(key["items"])}
+                   | study_scores(answers, margin), Path(out))
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: a file of that name is in the way; name a folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -511,26 +603,33 @@ def analyse_study(key_file, answer_files, out, margin: float = 0.1) -> dict:
             os.replace(file, out / file.name)
     return scores
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #c59634a6
 def rating_table(scores: dict) -> pd.DataFrame:
-    """The paper's table of ratings, with intervals as text: rows aspects and their mean, columns real, synthetic, difference."""
-    return pd.DataFrame({aspect: {kind: interval_text(value) for kind, value in row.items()} for aspect, row in scores["ratings"].items()}).T
+    """The paper's table of ratings, with intervals as text: rows aspects and their mean, columns
+    real, synthetic, difference."""
+    return pd.DataFrame({aspect: {kind: interval_text(value) for kind, value in row.items()}
+                         for aspect, row in scores["ratings"].items()}).T
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #e41c9846
 def next_study(scores: dict) -> str:
-    """How many photographs the next study needs, if these readers are typical; a sentence where their agreement is not known."""
+    """How many photographs the next study needs, if these readers are typical; a sentence where
+    their agreement is not known."""
     kappa, pooled = scores["agreement"]["fleiss"]["value"], scores["pooled"]
     if kappa is None:
-        return "How well these readers agree is not known (one reader, or all answers alike): plan with `retinalogos study plan --agreement`."
+        return ("How well these readers agree is not known (one reader, or all answers "
+                "alike): plan with `retinalogos study plan --agreement`.")
     called = 1 - (pooled["sensitivity"]["value"] + 1 - pooled["specificity"]["value"]) / 2
-    plan = plan_table((scores["equivalence"]["margin"],), agreement=max(kappa, 0.0), called_real=called)
-    return f"Photographs for the next study, if these readers and photographs are typical:\n{plan.to_string()}"
+    plan = plan_table((scores["equivalence"]["margin"],), agreement=max(kappa, 0.0),
+                      called_real=called)
+    return ("Photographs for the next study, if these readers and photographs are "
+            f"typical:\n{plan.to_string()}")
 
-
+# %% ../../nbs/study/31_reader_study.ipynb #7b45d5c8
 def study_text(scores: dict) -> str:
     """What a study found, for a terminal."""
     equal, kappa = scores["equivalence"], scores["agreement"]["fleiss"]
     shown = "shown" if equal["equivalent"] else "not shown"
     told = equal.get("reason") or f"p = {equal['tost_p']:.3f}, {shown} (for {equal['speaks_of']})"
     return "\n\n".join([score_table(scores).to_string(), rating_table(scores).to_string(),
-                        f"Equivalence within {equal['margin']}: {told}\nFleiss' kappa {interval_text(kappa)}", next_study(scores)])
+                        f"Equivalence within {equal['margin']}: {told}\nFleiss' kappa "
+                        f"{interval_text(kappa)}", next_study(scores)])

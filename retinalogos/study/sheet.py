@@ -26,7 +26,8 @@ from ..eye.records import RECORD_KEYS
 
 # %% ../../nbs/study/32_sheet.ipynb #254e3c17
 def sample_size(half_width: float, expected: float = 0.5, n_total: int | None = None) -> int:
-    """The fewest captions for which Wilson's 95 % interval of the share of faithful ones is at most +- `half_width`.
+    """The fewest captions for which Wilson's 95 % interval of the share of faithful ones is at most
+    +- `half_width`.
 
     Parameters
     ----------
@@ -39,9 +40,12 @@ def sample_size(half_width: float, expected: float = 0.5, n_total: int | None = 
     UserError
         a value outside its range.
     """
-    if not 0 < half_width < 1: raise UserError(f"half_width is {half_width}; it lies between 0 and 1")
-    if not 0 <= expected <= 1: raise UserError(f"expected is {expected}; a share lies in 0..1")
-    if n_total is not None and n_total < 1: raise UserError(f"n_total is {n_total}; at least 1 caption")
+    if not 0 < half_width < 1:
+        raise UserError(f"half_width is {half_width}; it lies between 0 and 1")
+    if not 0 <= expected <= 1:
+        raise UserError(f"expected is {expected}; a share lies in 0..1")
+    if n_total is not None and n_total < 1:
+        raise UserError(f"n_total is {n_total}; at least 1 caption")
     def narrowness(n):
         low, high = proportion_confint(expected * n, n, method="wilson")
         return (low - high) / 2
@@ -52,17 +56,20 @@ def sample_size(half_width: float, expected: float = 0.5, n_total: int | None = 
 # %% ../../nbs/study/32_sheet.ipynb #33d8d3f3
 ITEMS = tuple(ITEM_TERMS)
 ANSWERS = {item: ("right", "wrong", "absent") for item in ITEMS} | {"faithful": ("yes", "no")}
-"""What a reader may say of each item (it is described rightly, wrongly or not at all), and whether the whole caption is faithful."""
+"""What a reader may say of each item (it is described rightly, wrongly or not at all), and whether
+the whole caption is faithful."""
 
 SHEET_COLUMNS = ("image_id", "caption", *ANSWERS, "note")
 
 # %% ../../nbs/study/32_sheet.ipynb #8b0f1d50
 def draw_sample(captions: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
-    """An empty sheet for `n` captions, drawn at random and in random order; the same seed draws the same.
+    """An empty sheet for `n` captions, drawn at random and in random order; the same seed draws the
+    same.
 
     Parameters
     ----------
-    captions : columns image_id and caption; all others (a planted error, a model's name) stay out of the sheet.
+    captions : columns image_id and caption; all others (a planted error, a model's name) stay out
+        of the sheet.
 
     Returns
     -------
@@ -74,84 +81,113 @@ def draw_sample(captions: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
         an image_id stands twice, or there are fewer captions than `n`.
     """
     written = captions.loc[captions["caption"] != "", ["image_id", "caption"]].astype(str)
-    if written["image_id"].duplicated().any(): raise UserError(f"captions: {written['image_id'][written['image_id'].duplicated()].iloc[0]} stands twice")
-    if not 1 <= n <= len(written): raise UserError(f"n is {n}; there are {len(written)} captions, so 1 to {len(written)} can be drawn")
+    if written["image_id"].duplicated().any():
+        raise UserError("captions: "
+                        f"{written['image_id'][written['image_id'].duplicated()].iloc[0]} "
+                        "stands twice")
+    if not 1 <= n <= len(written):
+        raise UserError(f"n is {n}; there are {len(written)} captions, so 1 to {len(written)} "
+                        "can be drawn")
     drawn = written.sort_values("image_id").sample(n, random_state=seed, ignore_index=True)
     return drawn.reindex(columns=list(SHEET_COLUMNS), fill_value="")
 
 # %% ../../nbs/study/32_sheet.ipynb #5b9e22f9
 def make_sheets(folder: str | Path, sample: pd.DataFrame, readers: list[str]) -> list[Path]:
-    """Write `sample.csv` and an empty `sheet-<reader>.csv` for each reader; the paths of the sheets.
+    """Write `sample.csv` and an empty `sheet-<reader>.csv` for each reader; the paths of the
+    sheets.
 
     Raises
     ------
     UserError
         a name that is no file name, a sheet that is there already, or a folder with another sample.
     """
-    blank, paths = Path(folder) / "sample.csv", [Path(folder) / f"sheet-{reader}.csv" for reader in readers]
+    blank, paths = Path(folder) / "sample.csv", [Path(folder) / f"sheet-{reader}.csv"
+                                                 for reader in readers]
     for reader, path in zip(readers, paths):
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", reader): raise UserError(f"reader '{reader}': letters, digits, - and _ only")
-        if path.exists(): raise UserError(f"{path} is there already and may hold answers: remove it, or name another reader")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", reader):
+            raise UserError(f"reader '{reader}': letters, digits, - and _ only")
+        if path.exists():
+            raise UserError(f"{path} is there already and may hold answers: remove it, or name "
+                            "another reader")
     if blank.exists() and not read_table(blank).reset_index(drop=True).equals(sample):
         raise UserError(f"{blank} is another sample: choose another folder")
     return [write_table(path, sample) for path in (blank, *paths)][1:]
 
 # %% ../../nbs/study/32_sheet.ipynb #e4aa1e5e
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A file with the columns `SHEET_COLUMNS`, all text, indexed by row number in the file (the header is row 1); nothing else is checked.
+    """A file with the columns `SHEET_COLUMNS`, all text, indexed by row number in the file (the
+    header is row 1); nothing else is checked.
 
     Raises
     ------
     UserError
-        there is no such file, it is not CSV in UTF-8, or its columns or the cells of a row are others.
+        there is no such file, it is not CSV in UTF-8, or its columns or the cells of a row are
+        others.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = {number: row for number, row in enumerate(csv.reader(file, strict=True), start=1) if row}
+            rows = {number: row for number, row in enumerate(csv.reader(file, strict=True),
+                start=1) if row}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8: {error}") from None
-    if tuple(rows.pop(1, ())) != SHEET_COLUMNS: raise UserError(f"{path}: row 1 must be {','.join(SHEET_COLUMNS)}, with commas between")
+    if tuple(rows.pop(1, ())) != SHEET_COLUMNS:
+        raise UserError(f"{path}: row 1 must be {','.join(SHEET_COLUMNS)}, with commas between")
     for number, row in rows.items():
-        if len(row) != len(SHEET_COLUMNS): raise UserError(f"{path}: row {number} has {len(row)} cells; {len(SHEET_COLUMNS)} are allowed, one a column")
+        if len(row) != len(SHEET_COLUMNS):
+            raise UserError(
+                f"{path}: row {number} has {len(row)} cells; {len(SHEET_COLUMNS)} are "
+                "allowed, one a column")
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(SHEET_COLUMNS), dtype=str)
 
 # %% ../../nbs/study/32_sheet.ipynb #d01d1b7e
 def wrong_captions(sheet: pd.DataFrame, sample: pd.DataFrame) -> str:
     """Where the captions of a sheet are not those of the sample, or ""."""
     known = dict(zip(sample["image_id"], sample["caption"]))
-    for row, image_id, caption, again in zip(sheet.index, sheet["image_id"], sheet["caption"], sheet["image_id"].duplicated()):
-        if again: return f"row {row}, column image_id: {image_id} stands here again; once is allowed"
-        if image_id not in known: return f"row {row}, column image_id: '{image_id}' is not in sample.csv; only its {len(known)} are allowed"
-        if caption != known[image_id]: return f"row {row}, column caption: the caption of {image_id} was changed; allowed is '{known[image_id]}'"
+    for row, image_id, caption, again in zip(sheet.index, sheet["image_id"], sheet["caption"],
+                                             sheet["image_id"].duplicated()):
+        if again:
+            return f"row {row}, column image_id: {image_id} stands here again; once is allowed"
+        if image_id not in known:
+            return (f"row {row}, column image_id: '{image_id}' is not in sample.csv; only "
+                    f"its {len(known)} are allowed")
+        if caption != known[image_id]:
+            return (f"row {row}, column caption: the caption of {image_id} was changed; "
+                    f"allowed is '{known[image_id]}'")
     there = set(sheet["image_id"])
     missing = [image_id for image_id in known if image_id not in there]
-    return f"rows missing: {len(missing)}, column image_id: the first is {missing[0]}; all {len(known)} of sample.csv are needed" if missing else ""
+    return (f"rows missing: {len(missing)}, column image_id: the first is "
+            f"{missing[0]}; all {len(known)} of sample.csv are needed" if missing else "")
 
-
+# %% ../../nbs/study/32_sheet.ipynb #a0bdd64c
 def wrong_answers(sheet: pd.DataFrame) -> str:
     """The first answer of a sheet that is not allowed, or ""."""
     for column, allowed in ANSWERS.items():
         wrong = sheet[~sheet[column].isin((*allowed, ""))]
-        if len(wrong): return (f"row {wrong.index[0]}, column {column}: '{wrong[column].iloc[0]}' is not an answer; allowed are {', '.join(allowed)}, "
-                               "or nothing while it is open")
+        if len(wrong):
+            return (f"row {wrong.index[0]}, column {column}: '{wrong[column].iloc[0]}' is "
+                    f"not an answer; allowed are {', '.join(allowed)}, "
+                    "or nothing while it is open")
     return ""
 
 # %% ../../nbs/study/32_sheet.ipynb #d7e02dfa
 def read_sheet(path: str | Path) -> pd.DataFrame:
-    """A reader's sheet: columns `SHEET_COLUMNS`, all text, rows in the order of the `sample.csv` beside it, whatever their order in the file.
+    """A reader's sheet: columns `SHEET_COLUMNS`, all text, rows in the order of the `sample.csv`
+    beside it, whatever their order in the file.
 
     Raises
     ------
     UserError
-        either file cannot be read, an answer is not in `ANSWERS`, or the captions are not those of the sample.
+        either file cannot be read, an answer is not in `ANSWERS`, or the captions are not those of
+        the sample.
     """
     sheet, sample = read_table(path), read_table(Path(path).with_name("sample.csv"))
-    if wrong := wrong_captions(sheet, sample) or wrong_answers(sheet): raise UserError(f"{path}: {wrong}")
+    if wrong := wrong_captions(sheet, sample) or wrong_answers(sheet):
+        raise UserError(f"{path}: {wrong}")
     return sheet.set_index("image_id", drop=False).loc[sample["image_id"]].reset_index(drop=True)
 
-
+# %% ../../nbs/study/32_sheet.ipynb #4e72b8af
 def open_rows(sheet: pd.DataFrame) -> pd.Series:
     """bool, one a row: is any of the six answers still missing? A note is never needed."""
     return (sheet[list(ANSWERS)] == "").any(axis=1)
@@ -159,29 +195,45 @@ def open_rows(sheet: pd.DataFrame) -> pd.Series:
 # %% ../../nbs/study/32_sheet.ipynb #19bfc4f4
 def row_page(row: pd.Series, record: dict) -> str:
     """HTML of what a reader has to examine: the caption, and below it what the record says."""
-    known = {key: record[key] for key in RECORD_KEYS if key in record and isinstance(record[key], str) and record[key] not in ("", "[]", "{}")}
-    plain = {key: re.sub(r'[\[\]{}"]', "", text).replace("_", " ") if RECORD_KEYS[key] else text for key, text in known.items()}
-    lines = "".join(f"<tr><td style='white-space: nowrap; padding-right: 1em'><b>{key.replace('_', ' ')}</b></td><td>{html.escape(text)}</td></tr>"
+    known = {key: record[key] for key in RECORD_KEYS
+             if key in record and isinstance(record[key], str)
+             and record[key] not in ("", "[]", "{}")}
+    plain = {key: re.sub(r'[\[\]{}"]', "", text).replace("_", " ") if RECORD_KEYS[key] else text
+             for key, text in known.items()}
+    lines = "".join("<tr><td style='white-space: nowrap; padding-right: "
+                    f"1em'><b>{key.replace('_', ' ')}</b></td><td>{html.escape(text)}</td></tr>"
                     for key, text in plain.items())
-    return f"<p style='max-width: 45em; font-size: 115%; line-height: 1.4'>{html.escape(row['caption'])}</p><table>{lines}</table>"
+    return ("<p style='max-width: 45em; font-size: 115%; line-height: "
+            f"1.4'>{html.escape(row['caption'])}</p><table>{lines}</table>")
 
 # %% ../../nbs/study/32_sheet.ipynb #582d311f
 class SheetForm(widgets.VBox):
-    """A form for the sheet `path`; `answers` and `note` are its controls, `back` and `next` its buttons, `place` the row shown (0, 1, ...)."""
+    """A form for the sheet `path`; `answers` and `note` are its controls, `back` and `next` its
+    buttons, `place` the row shown (0, 1, ...)."""
 
     def __init__(self, path: str | Path, images: dict, records: dict):
         super().__init__()
         self.path, self.images, self.records, self.showing = Path(path), images, records, False
-        self.photograph = widgets.Image(format="png", layout={"width": "512px", "height": "auto", "flex": "0 0 auto"})
+        self.photograph = widgets.Image(format="png",
+                                        layout={"width": "512px", "height": "auto",
+                                                "flex": "0 0 auto"})
         self.page, self.progress = widgets.HTML(), widgets.Label()
-        self.answers = {name: widgets.ToggleButtons(options=allowed, value=None, description=name, style={"button_width": "6em"})
-                        for name, allowed in ANSWERS.items()}
+        self.answers = ({name: widgets.ToggleButtons(options=allowed, value=None,
+            description=name, style={"button_width": "6em"})
+                         for name, allowed in ANSWERS.items()})
         self.note = widgets.Textarea(description="note", continuous_update=False)
-        self.back, self.next = widgets.Button(description="back"), widgets.Button(description="next")
-        for column, control in self.controls.items(): control.observe(lambda change, column=column: self.attempt(self.save, column, change["new"]), "value")
-        for button, step in ((self.back, -1), (self.next, 1)): button.on_click(lambda _, step=step: self.attempt(self.show, self.place + step))
-        side = widgets.VBox([self.page, *self.controls.values(), widgets.HBox([self.back, self.next]), self.progress])
-        self.children = [widgets.HBox([self.photograph, side], layout={"align_items": "flex-start"})]  # stretched, the eye would lose its shape
+        self.back, self.next = (widgets.Button(description="back"),
+                                widgets.Button(description="next"))
+        for column, control in self.controls.items():
+            control.observe(lambda change, column=column:
+                            self.attempt(self.save, column, change["new"]), "value")
+        for button, step in ((self.back, -1), (self.next, 1)):
+            button.on_click(lambda _, step=step: self.attempt(self.show, self.place + step))
+        side = widgets.VBox([self.page, *self.controls.values(),
+                             widgets.HBox([self.back, self.next]), self.progress])
+        # stretched, the eye would lose its shape
+        self.children = [widgets.HBox([self.photograph, side],
+                                      layout={"align_items": "flex-start"})]
         self.show(int(np.argmax(open_rows(read_sheet(path)))))
 
     @property
@@ -190,16 +242,20 @@ class SheetForm(widgets.VBox):
         return {**self.answers, "note": self.note}
 
     def attempt(self, act, *arguments):
-        """Do what the reader asked for; where the file does not allow it, say so in the form, since Jupyter would say nothing."""
-        try: act(*arguments)
-        except (UserError, OSError) as error: self.progress.value = f"NOT SAVED: {error}"
+        """Do what the reader asked for; where the file does not allow it, say so in the form, since
+        Jupyter would say nothing."""
+        try:
+            act(*arguments)
+        except (UserError, OSError) as error:
+            self.progress.value = f"NOT SAVED: {error}"
 
 # %% ../../nbs/study/32_sheet.ipynb #e78164eb
 def tell_progress(form: SheetForm, sheet: pd.DataFrame):
     """Write into the form where the reader is in the sheet."""
-    form.progress.value = f"caption {form.place + 1} of {len(sheet)}, {(~open_rows(sheet)).sum()} filled in"
+    form.progress.value = (f"caption {form.place + 1} of {len(sheet)}, "
+                           f"{(~open_rows(sheet)).sum()} filled in")
 
-
+# %% ../../nbs/study/32_sheet.ipynb #9809fd81
 @patch
 def show(self: SheetForm, place: int):
     """Show a row as the file has it now; the first or last one where there is no such row."""
@@ -207,7 +263,8 @@ def show(self: SheetForm, place: int):
     self.place = min(max(place, 0), len(sheet) - 1)
     row = sheet.iloc[self.place]
     self.showing = True  # what is set now was not answered by anybody
-    for column, control in self.controls.items(): control.value = row[column] or ("" if column == "note" else None)
+    for column, control in self.controls.items():
+        control.value = row[column] or ("" if column == "note" else None)
     self.showing = False
     picture = self.images.get(row["image_id"])
     self.photograph.value = b"" if picture is None else encode_png(picture)
@@ -215,24 +272,28 @@ def show(self: SheetForm, place: int):
     self.page.value = row_page(row, self.records.get(row["image_id"], {}))
     tell_progress(self, sheet)
 
-
+# %% ../../nbs/study/32_sheet.ipynb #c22db8f0
 @patch
 def save(self: SheetForm, column: str, answer: str):
     """Write one answer into the file."""
-    if self.showing: return
+    if self.showing:
+        return
     sheet = read_sheet(self.path)
     sheet.loc[self.place, column] = answer or ""
     write_table(self.path, sheet)
     tell_progress(self, sheet)
 
 # %% ../../nbs/study/32_sheet.ipynb #803800c2
-def fill_in(path: str | Path, images: dict | None = None, records: pd.DataFrame | None = None) -> SheetForm:
-    """The form for one reader's sheet, at the first row that is open; as the last line of a JupyterLab cell it is shown.
+def fill_in(path: str | Path, images: dict | None = None,
+            records: pd.DataFrame | None = None) -> SheetForm:
+    """The form for one reader's sheet, at the first row that is open; as the last line of a
+    JupyterLab cell it is shown.
 
     Parameters
     ----------
     path : a `sheet-<reader>.csv` with `sample.csv` beside it.
-    images : uint8 [S, S, 3] by image_id; without a photograph the caption is examined against the record alone.
+    images : uint8 [S, S, 3] by image_id; without a photograph the caption is examined against the
+        record alone.
     records : image_id and the seven keys of a record; other columns are not shown.
 
     Raises

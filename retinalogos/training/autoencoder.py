@@ -32,13 +32,16 @@ WIDTHS = (16, 32, 64, 128, 256)
 """Channels at 1, 1/2, 1/4, 1/8 and 1/16 of the photograph's side."""
 
 
-def build_smooth_autoencoder(latent_channels: int = 32, widths: tuple[int, ...] = WIDTHS) -> AutoencoderDC:
-    """An `AutoencoderDC` that shrinks each side by 16: `[N, 3, H, W]` to `[N, latent_channels, H/16, W/16]`."""
+def build_smooth_autoencoder(latent_channels: int = 32,
+                             widths: tuple[int, ...] = WIDTHS) -> AutoencoderDC:
+    """An `AutoencoderDC` that shrinks each side by 16: `[N, 3, H, W]` to `[N, latent_channels,
+    H/16, W/16]`."""
     none = ((),) * len(widths)
-    return AutoencoderDC(
-        latent_channels=latent_channels, encoder_block_out_channels=widths, decoder_block_out_channels=widths,
-        encoder_layers_per_block=(0, 1, 1, 1, 1), decoder_layers_per_block=(0, 1, 1, 2, 2),
-        encoder_qkv_multiscales=none, decoder_qkv_multiscales=none, scaling_factor=1.0)
+    return AutoencoderDC(latent_channels=latent_channels, encoder_block_out_channels=widths,
+                         decoder_block_out_channels=widths,
+                         encoder_layers_per_block=(0, 1, 1, 1, 1),
+                         decoder_layers_per_block=(0, 1, 1, 2, 2), encoder_qkv_multiscales=none,
+                         decoder_qkv_multiscales=none, scaling_factor=1.0)
 
 # %% ../../nbs/training/10_autoencoder.ipynb #bb1dc0d2
 def lesion_map(masks: dict[str, np.ndarray]) -> np.ndarray:
@@ -48,7 +51,8 @@ def lesion_map(masks: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def fresh_eyes(seed: int, epoch: int, n_patients: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(photograph uint8 `[H, W, 3]`, lesion map bool `[H, W]`) of both eyes of patients that no other epoch has."""
+    """(photograph uint8 `[H, W, 3]`, lesion map bool `[H, W]`) of both eyes of patients that no
+    other epoch has."""
     size = 384 if epoch % 3 == 2 else 256
     eyes = [eye for k in range(n_patients) for eye in simulate_patient((seed, epoch, k), size)]
     return [(eye.image, lesion_map(eye.masks)) for eye in eyes]
@@ -67,24 +71,30 @@ def random_crop(rng: np.random.Generator, eye: tuple[np.ndarray, np.ndarray], si
                      for part in (crop, lesions[top:top + side, left:left + side]))
     return (crop[:, ::-1], lesions[:, ::-1]) if rng.random() < 0.5 else (crop, lesions)
 
-
-def crop_batch(eyes, batch_size: int, side: int, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels `[N, 3, side, side]` in -1..1 and lesions `[N, 1, side, side]` (0 or 1) of the batch at `step`."""
+# %% ../../nbs/training/10_autoencoder.ipynb #94875d74
+def crop_batch(eyes, batch_size: int, side: int, seed: int, step: int) -> tuple[torch.Tensor,
+        torch.Tensor]:
+    """Pixels `[N, 3, side, side]` in -1..1 and lesions `[N, 1, side, side]` (0 or 1) of the batch
+    at `step`."""
     rng = np.random.default_rng([seed, step, 1])
     crops = [random_crop(rng, eyes[k], side) for k in rng.integers(len(eyes), size=batch_size)]
     pictures, lesions = map(np.stack, zip(*crops))
     return to_tensor(pictures), torch.from_numpy(lesions.copy())[:, None].float()
 
 # %% ../../nbs/training/10_autoencoder.ipynb #487a590a
-def weighted_reconstruction_loss(output, target, lesions, lesion_weight: float = 3.0) -> torch.Tensor:
-    """Mean absolute error of pixels `[N, 3, H, W]` and of first differences; `1 + lesion_weight` on `lesions` `[N, 1, H, W]`."""
+def weighted_reconstruction_loss(output, target, lesions,
+                                 lesion_weight: float = 3.0) -> torch.Tensor:
+    """Mean absolute error of pixels `[N, 3, H, W]` and of first differences; `1 + lesion_weight` on
+    `lesions` `[N, 1, H, W]`."""
     error, weight = output - target, 1 + lesion_weight * lesions
-    across, down = error.diff(dim=3).abs() * weight[..., 1:], error.diff(dim=2).abs() * weight[:, :, 1:]
+    across, down = (error.diff(dim=3).abs() * weight[..., 1:],
+                    error.diff(dim=2).abs() * weight[:, :, 1:])
     return (error.abs() * weight).mean() + across.mean() + down.mean()
 
-
+# %% ../../nbs/training/10_autoencoder.ipynb #27964bb9
 def spread_penalty(latents) -> torch.Tensor:
-    """How far the channels of `latents` `[N, C, h, w]` are from mean 0 and standard deviation 1: 0 is best."""
+    """How far the channels of `latents` `[N, C, h, w]` are from mean 0 and standard deviation 1: 0
+    is best."""
     channels = latents.transpose(0, 1).flatten(1)
     return channels.mean(1).square().mean() + (channels.std(1) - 1).square().mean()
 
@@ -94,7 +104,8 @@ SCALES = (1.0, 0.75, 0.5)
 
 
 def turn_and_shrink(maps: torch.Tensor, turns: int, scale: float) -> torch.Tensor:
-    """`maps` `[N, C, h, w]` turned by `turns` quarters and shrunk to `scale` of their side by area averages."""
+    """`maps` `[N, C, h, w]` turned by `turns` quarters and shrunk to `scale` of their side by area
+    averages."""
     turned = maps.rot90(turns, (2, 3))
     side = round(turned.shape[-1] * scale)
     return turned if scale == 1 else F.interpolate(turned, size=(side, side), mode="area")
@@ -117,7 +128,7 @@ class AutoencoderSettings:
     patients_an_epoch: int = 128
     steps_an_epoch: int = 500
 
-
+# %% ../../nbs/training/10_autoencoder.ipynb #0fdbfa98
 def rate_at(step: int, settings: AutoencoderSettings) -> float:
     """Learning rate at `step` (from 0): rises, stays, falls at the end."""
     rising = (step + 1) / settings.warmup_steps
@@ -126,14 +137,17 @@ def rate_at(step: int, settings: AutoencoderSettings) -> float:
 
 # %% ../../nbs/training/10_autoencoder.ipynb #cbdcf97f
 def autoencoder_loss(autoencoder, pixels, lesions, settings, seed: int, step: int) -> torch.Tensor:
-    """Loss of the batch at `step`: reconstruction, every second step of turned and shrunk latents, and spread."""
+    """Loss of the batch at `step`: reconstruction, every second step of turned and shrunk latents,
+    and spread."""
     rng = np.random.default_rng([seed, step, 2])
     latents = autoencoder.encode(pixels).latent
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(int(rng.integers(2 ** 62))))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(
+                            int(rng.integers(2 ** 62))))
     noisy = latents + settings.latent_noise * rng.random() * noise.to(latents.device)
     if step % 2:
         change = int(rng.integers(4)), SCALES[rng.integers(len(SCALES))]
-        noisy, pixels, lesions = (turn_and_shrink(maps, *change) for maps in (noisy, pixels, lesions))
+        noisy, pixels, lesions = (turn_and_shrink(maps, *change)
+                                  for maps in (noisy, pixels, lesions))
     output = autoencoder.decode(noisy).sample
     return (weighted_reconstruction_loss(output, pixels, lesions, settings.lesion_weight)
             + settings.spread_weight * spread_penalty(latents))
@@ -144,19 +158,23 @@ class AutoencoderRun:
 
     def __init__(self, settings: AutoencoderSettings, seed: int):
         torch.manual_seed(seed)
-        self.accelerator, self.settings, self.seed, self.step, self.losses = Accelerator(), settings, seed, 0, []
+        self.accelerator, self.settings, self.seed, self.step, self.losses = (Accelerator(),
+            settings, seed, 0, [])
         model = build_smooth_autoencoder()
-        optimizer = torch.optim.AdamW(model.parameters(), settings.lr, (0.9, 0.99), weight_decay=0.01)
+        optimizer = torch.optim.AdamW(model.parameters(), settings.lr, (0.9, 0.99),
+                                      weight_decay=0.01)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.ema = EMAModel(self.bare.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
+        self.ema = EMAModel(self.bare.parameters(), decay=settings.ema_decay,
+                            use_ema_warmup=True, power=0.75)
 
     @property
     def bare(self) -> AutoencoderDC:
         return self.accelerator.unwrap_model(self.model)
 
     def save(self, path):
-        state = {"run": str(self.seed), "step": self.step, "losses": self.losses, "model": self.bare.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "ema": self.ema.state_dict()}
+        state = {"run": str(self.seed), "step": self.step, "losses": self.losses,
+                 "model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict(),
+                 "ema": self.ema.state_dict()}
         save_state(path, state)
 
     def resume(self, path):
@@ -191,8 +209,9 @@ def autoencoder_step(run: AutoencoderRun, eyes) -> None:
     run.step += 1
     run.losses.append(loss.item())
 
-
-def train_autoencoder(settings: AutoencoderSettings, seed: int, state, save_every: float = 300.0, watch=None) -> AutoencoderDC:
+# %% ../../nbs/training/10_autoencoder.ipynb #205cb01a
+def train_autoencoder(settings: AutoencoderSettings, seed: int, state,
+                      save_every: float = 300.0, watch=None) -> AutoencoderDC:
     """The autoencoder after all steps, with averaged weights; goes on from the file `state`.
 
     Parameters
@@ -218,14 +237,16 @@ def train_autoencoder(settings: AutoencoderSettings, seed: int, state, save_ever
     return run.averaged()
 
 # %% ../../nbs/training/10_autoencoder.ipynb #7c65fc10
-def held_out_eyes(seed: int, n_patients: int, size: int = 256) -> list[tuple[np.ndarray, np.ndarray]]:
+def held_out_eyes(seed: int, n_patients: int,
+                  size: int = 256) -> list[tuple[np.ndarray, np.ndarray]]:
     """Photographs and lesion maps of patients that no training sees, as `fresh_eyes` gives them."""
     eyes = [eye for k in range(n_patients) for eye in simulate_patient((seed, 2 ** 31, k), size)]
     return [(eye.image, lesion_map(eye.masks)) for eye in eyes]
 
-
+# %% ../../nbs/training/10_autoencoder.ipynb #2b216f3d
 def reconstruction_scores(autoencoder, eyes) -> dict[str, float]:
-    """PSNR [dB] over photographs; mean absolute error on lesions [grey levels]; largest and smallest spread of a channel."""
+    """PSNR [dB] over photographs; mean absolute error on lesions [grey levels]; largest and
+    smallest spread of a channel."""
     pictures, lesions = map(np.stack, zip(*eyes))
     latents = encode_images(autoencoder, pictures, batch_size=8)
     output = decode_latents(autoencoder, latents, batch_size=8)

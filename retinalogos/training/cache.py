@@ -28,37 +28,43 @@ from .encoders import PROMPT_TOKENS, encode_images, encode_prompts
 
 # %% ../../nbs/training/02_cache.ipynb #b44d5566
 def model_hash(model) -> str:
-    "Hash of the configuration and all weights of a diffusers or transformers `model`."
+    """Hash of the configuration and all weights of a diffusers or transformers `model`."""
     config = model.config.to_dict() if hasattr(model.config, "to_dict") else dict(model.config)
-    told = {name: value for name, value in config.items() if not name.startswith(("_", "transformers_version"))}
+    told = {name: value for name, value in config.items() if not name.startswith(("_",
+        "transformers_version"))}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     for name, weight in model.state_dict().items():
-        digest.update(name.encode() + weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + weight.cpu().contiguous().reshape(-1).view(torch.uint8)
+                      .numpy().tobytes())
     return digest.hexdigest()[:16]
 
-
+# %% ../../nbs/training/02_cache.ipynb #187a1f03
 def file_hash(path) -> str:
-    "Hash of the bytes of a file."
+    """Hash of the bytes of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def text_hash(*values) -> str:
-    "Hash of values that JSON can hold."
+    """Hash of values that JSON can hold."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
-
+# %% ../../nbs/training/02_cache.ipynb #fa166225
 def content_hash(tensors: dict) -> str:
-    """Checksum of the names and bytes of a dict of tensors: shows damage, not intent, and costs little beside reading."""
+    """Checksum of the names and bytes of a dict of tensors: shows damage, not intent, and costs
+    little beside reading."""
     checksum = 0
     for name, tensor in sorted(tensors.items()):
         values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        checksum = zlib.crc32(values, zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum))
+        checksum = zlib.crc32(values, zlib.crc32(
+                                  f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(),
+                                  checksum))
     return f"{checksum:08x}"
 
 # %% ../../nbs/training/02_cache.ipynb #c5ae83da
 def key_of(path) -> dict[str, str]:
-    """The key in the header of the file at `path`, `content` left out; {} where there is none that can be read."""
+    """The key in the header of the file at `path`, `content` left out; {} where there is none that
+    can be read."""
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
@@ -66,7 +72,7 @@ def key_of(path) -> dict[str, str]:
         return {}
     return {name: header[name] for name in sorted(header) if name != "content"}
 
-
+# %% ../../nbs/training/02_cache.ipynb #78dcbbed
 def is_whole(path) -> bool:
     """Are the tensors in the file at `path` those that were written?"""
     try:
@@ -76,20 +82,23 @@ def is_whole(path) -> bool:
     except (OSError, SafetensorError):
         return False
 
-
+# %% ../../nbs/training/02_cache.ipynb #0ade4f0a
 def write_part(path, tensors: dict, key: dict[str, str]):
-    """Write `tensors` with `key`, and a checksum as `content`, in the header to `path`, whole or not at all."""
+    """Write `tensors` with `key`, and a checksum as `content`, in the header to `path`, whole or
+    not at all."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=key | {"content": content_hash(tensors)})
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} could not be written ({str(error).splitlines()[0]}); is the disk full? Make room "
+        raise UserError(f"{path} could not be written ({str(error).splitlines()[0]}); is the "
+                        "disk full? Make room "
                         "and start again: the files that are whole stay") from None
 
 # %% ../../nbs/training/02_cache.ipynb #f4e2d939
 def _fill_one(path: Path, part) -> set[str]:
-    """Make the file at `path` unless it is there and whole; returns why it was made, empty if it was not."""
+    """Make the file at `path` unless it is there and whole; returns why it was made, empty if it
+    was not."""
     key, before = part[0](), key_of(path)
     reasons = {name for name in key if key[name] != before.get(name)}
     if not reasons and is_whole(path):
@@ -98,16 +107,18 @@ def _fill_one(path: Path, part) -> set[str]:
     write_part(path, part[1](), key)
     return {"damaged"} if damaged else (reasons if before else {"new"})
 
-
+# %% ../../nbs/training/02_cache.ipynb #25ce94d1
 def fill(folder, parts, progress=True) -> int:
     """Make the files `folder/00000.safetensors`, ... that are missing, damaged or of another key.
 
-    Of several processes each makes its share. Returns how many this process made; UserError when one cannot be
+    Of several processes each makes its share. Returns how many this process made; UserError when
+    one cannot be
     written, as on a full disk.
 
     Parameters
     ----------
-    parts : for each file (key, make): two functions; `key()` gives a dict of str, `make()` a dict of tensors.
+    parts : for each file (key, make): two functions; `key()` gives a dict of str, `make()` a dict
+        of tensors.
     """
     state, made, why = PartialState(), 0, Counter()
     mine = range(state.process_index, len(parts), state.num_processes)
@@ -120,32 +131,39 @@ def fill(folder, parts, progress=True) -> int:
         print(f"{folder}: {damaged} of {len(parts)} files were damaged and are made anew")
     if why:
         others = " and another ".join(why)
-        print(f"{folder}: what was there is of another {others}: {made} of {len(parts)} files encoded anew")
+        print(f"{folder}: what was there is of another {others}: {made} of "
+              f"{len(parts)} files encoded anew")
     state.wait_for_everyone()
     return made
 
 # %% ../../nbs/training/02_cache.ipynb #37b1a92b
 def latents_part(shard, resolution, mirror, autoencoder, weights):
-    "(key, make) of the latents `[n, C, h, w]` of the photographs in the file `shard`, or of their mirror images; `weights` is the autoencoder's hash."
+    """(key, make) of the latents `[n, C, h, w]` of the photographs in the file `shard`, or of their
+    mirror images; `weights` is the autoencoder's hash."""
     def make():
-        images = np.stack([decode_png(png) for png in pq.read_table(shard, columns=[resolution])[resolution].to_pylist()])
+        images = np.stack([decode_png(png) for png in pq.read_table(shard,
+            columns=[resolution])[resolution].to_pylist()])
         return {"latents": encode_images(autoencoder, images[:, :, ::-1] if mirror else images)}
 
     return lambda: {"autoencoder": weights, "shard of photographs": file_hash(shard)}, make
 
-
+# %% ../../nbs/training/02_cache.ipynb #d3d58cf2
 def texts_part(captions, architecture, text_type, tokenizer, text_encoder, weights, batch_size=256):
-    "(key, make) of `embeddings` `[tokens, D]` of all `captions` of a shard, their `lengths` `[n]`, how many were `cut`, and the `empty` caption `[2, D]`."
+    """(key, make) of `embeddings` `[tokens, D]` of all `captions` of a shard, their `lengths`
+    `[n]`, how many were `cut`, and the `empty` caption `[2, D]`."""
     def make():
         kept, lengths, cut, texts = [], [], 0, [*captions, ""]
         for start in range(0, len(texts), batch_size):
-            embeddings, mask, too_long = encode_prompts(tokenizer, text_encoder, texts[start:start + batch_size], architecture=architecture)
+            embeddings, mask, too_long = encode_prompts(tokenizer, text_encoder,
+                texts[start:start + batch_size], architecture=architecture)
             kept.append(embeddings[mask.bool()].to(text_type))
             lengths, cut = [*lengths, mask.sum(1)], cut + too_long
         embeddings, lengths = torch.cat(kept), torch.cat(lengths)
-        return {"embeddings": embeddings, "lengths": lengths[:-1], "cut": torch.tensor([cut]), "empty": embeddings[-int(lengths[-1]):].clone()}
+        return {"embeddings": embeddings, "lengths": lengths[:-1], "cut": torch.tensor([cut]),
+                "empty": embeddings[-int(lengths[-1]):].clone()}
 
-    return lambda: {"text encoder": weights, "list of captions": text_hash(captions), "longest prompt": str(PROMPT_TOKENS)}, make
+    return lambda: {"text encoder": weights, "list of captions": text_hash(captions),
+                    "longest prompt": str(PROMPT_TOKENS)}, make
 
 # %% ../../nbs/training/02_cache.ipynb #324df78b
 class StoredPairs:
@@ -153,24 +171,27 @@ class StoredPairs:
 
     Parameters
     ----------
-    latents : a float32 tensor `[n, C, h, w]` for each part. texts : a dict as of `texts_part` for each. chosen : int64 `[N]`.
+    latents : a float32 tensor `[n, C, h, w]` for each part. texts : a dict as of `texts_part` for
+        each. chosen : int64 `[N]`.
     name : what tells these parts from all others.
     """
 
     def __init__(self, latents, texts, chosen, name):
-        self.latents, self.texts, self.chosen, self.name = latents, [part["embeddings"] for part in texts], chosen, name
+        self.latents, self.texts, self.chosen, self.name = (latents,
+            [part["embeddings"] for part in texts], chosen, name)
         self.starts = np.cumsum([0, *map(len, latents)]).tolist()
         self.ends = [part["lengths"].cumsum(0) for part in texts]
         self.lengths = torch.cat([part["lengths"] for part in texts])[chosen]
         self.width, empty = -(-max(int(self.lengths.max()), 2) // 8) * 8, texts[-1]["empty"]
-        self.empty, self.empty_mask = self._padded([empty]), (torch.arange(self.width) < len(empty)).long()[None]
+        self.empty, self.empty_mask = (self._padded([empty]),
+                                       (torch.arange(self.width) < len(empty)).long()[None])
 
     def __len__(self):
         return len(self.chosen)
 
     @property
     def shapes(self):
-        "Shape of one row's latents and of its text embedding."
+        """Shape of one row's latents and of its text embedding."""
         return tuple(self.latents[0].shape[1:]), (self.width, self.texts[0].shape[1])
 
     def _padded(self, texts):
@@ -180,41 +201,53 @@ class StoredPairs:
         return out
 
     def rows(self, index):
-        "Latents `[n, C, h, w]`, embeddings `[n, T, D]` and mask `[n, T]` of the rows `index` (int64 `[n]`), float32 and int64."
+        """Latents `[n, C, h, w]`, embeddings `[n, T, D]` and mask `[n, T]` of the rows `index`
+        (int64 `[n]`), float32 and int64."""
         latents, texts, lengths = [], [], self.lengths[index]
         for row, length in zip(self.chosen[index].tolist(), lengths.tolist()):
             k = bisect_right(self.starts, row) - 1
             end = int(self.ends[k][row - self.starts[k]])
             latents.append(self.latents[k][row - self.starts[k]])
             texts.append(self.texts[k][end - length:end])
-        return torch.stack(latents), self._padded(texts), (torch.arange(self.width) < lengths[:, None]).long()
+        return (torch.stack(latents), self._padded(texts),
+                (torch.arange(self.width) < lengths[:, None]).long())
 
     def fingerprint(self):
-        "Hash of the content, to tell whether a saved state belongs to these data."
+        """Hash of the content, to tell whether a saved state belongs to these data."""
         return hashlib.sha256(self.name.encode() + self.chosen.numpy().tobytes()).hexdigest()[:16]
 
 # %% ../../nbs/training/02_cache.ipynb #71519429
-def stored_pairs(folder, shards, captions, resolution, encoders, chosen=None, architecture="lumina_next", mirrored=None, text_type=torch.float32, progress=True):
+def stored_pairs(folder, shards, captions, resolution, encoders, chosen=None,
+                 architecture="lumina_next", mirrored=None, text_type=torch.float32,
+                 progress=True):
     """The pairs of some shards of a data set, encoded unless they lie in `folder`.
 
     Parameters
     ----------
-    shards : files of image shards of one split. captions : a list of str for each, in its order. encoders : what `encoders.load_encoders` gives.
-    chosen : rows, counted over all shards; None takes all. mirrored : captions of the mirror images, to add those. text_type : of the embeddings on disk.
+    shards : files of image shards of one split. captions : a list of str for each, in its order.
+        encoders : what `encoders.load_encoders` gives.
+    chosen : rows, counted over all shards; None takes all. mirrored : captions of the mirror
+        images, to add those. text_type : of the embeddings on disk.
 
     Returns (StoredPairs, number of captions that are longer than the generator reads).
     """
     autoencoder, tokenizer, text_encoder = encoders
-    split, words = Path(shards[0]).name.split("-")[0], model_hash(text_encoder) + text_hash(sorted(tokenizer.get_vocab().items()))
+    split, words = (Path(shards[0]).name.split("-")[0],
+                    model_hash(text_encoder) + text_hash(sorted(tokenizer.get_vocab().items())))
     folders, pixels = [], model_hash(autoencoder)
     for turned, texts in (("", captions), ("-mirrored", mirrored)):
         if texts:
-            folders.append([Path(folder, name) for name in (f"{split}-{resolution}{turned}", f"{split}-{architecture}-{str(text_type)[6:]}{turned}")])
-            fill(folders[-1][0], [latents_part(shard, resolution, bool(turned), autoencoder, pixels) for shard in shards], progress)
-            fill(folders[-1][1], [texts_part(part, architecture, text_type, tokenizer, text_encoder, words) for part in texts], progress)
-    latents, texts = ([Path(pair[k], f"{part:05d}.safetensors") for pair in folders for part in range(len(shards))] for k in (0, 1))
+            folders.append([Path(folder, name) for name in (f"{split}-{resolution}{turned}",
+                f"{split}-{architecture}-{str(text_type)[6:]}{turned}")])
+            fill(folders[-1][0], [latents_part(shard, resolution, bool(turned), autoencoder,
+                                               pixels) for shard in shards], progress)
+            fill(folders[-1][1], [texts_part(part, architecture, text_type, tokenizer,
+                                             text_encoder, words) for part in texts], progress)
+    latents, texts = ([Path(pair[k], f"{part:05d}.safetensors") for pair in folders
+                       for part in range(len(shards))] for k in (0, 1))
     name, n = text_hash([key_of(path) for path in latents + texts]), sum(map(len, captions))
     chosen = torch.arange(n) if chosen is None else torch.as_tensor(chosen)
     opened = [load_file(path) for path in texts]
-    pairs = StoredPairs([load_file(path)["latents"] for path in latents], opened, torch.cat([chosen + k * n for k in range(len(folders))]), name)
+    pairs = StoredPairs([load_file(path)["latents"] for path in latents], opened,
+                        torch.cat([chosen + k * n for k in range(len(folders))]), name)
     return pairs, sum(int(part["cut"]) for part in opened)

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..captions.backends import OpenAIBackend, Reply, TextPrompt, load_language_model, model_revision, text_backend, text_turn
+from ..captions.backends import (OpenAIBackend, Reply, TextPrompt,
+                                           load_language_model, model_revision, text_backend,
+                                           text_turn)
 from ..captions.prompts import InvalidAnswer, plain_text, record_text, without_thoughts
 from ..captions.run import Journal, ask_texts, read_journal
 from ..config import Settings, UserError
@@ -40,120 +42,160 @@ Does the caption agree with the record: eye, diseases, grades and lesions? Answe
 # %% ../../nbs/training/09_judge.ipynb #1e170062
 @dataclass
 class Judge:
-    "A frozen causal language model with its tokenizer, the token ids of its yes and no, and who it is (`name`)."
+    """A frozen causal language model with its tokenizer, the token ids of its yes and no, and who
+    it is (`name`)."""
     model: object
     tokenizer: object
     yes: list[int]
     no: list[int]
     name: str
 
-
+# %% ../../nbs/training/09_judge.ipynb #0ef6b784
 def load_judge(name: str, device="cpu") -> Judge:
-    "The causal language model of a hub name or folder; UserError when there is none, or its tokenizer has no token for yes and no."
+    """The causal language model of a hub name or folder; UserError when there is none, or its
+    tokenizer has no token for yes and no."""
     revision = model_revision(name, None, "purify.llm")
     model, tokenizer = load_language_model(name, device, "purify.llm")
-    yes, no = ([tokens[0] for word in words if len(tokens := tokenizer.encode(word, add_special_tokens=False)) == 1 and tokens[0] != tokenizer.unk_token_id]
+    yes, no = ([tokens[0] for word in words
+                if len(tokens := tokenizer.encode(word, add_special_tokens=False)) == 1
+                and tokens[0] != tokenizer.unk_token_id]
                for words in (("yes", "Yes", " yes", " Yes"), ("no", "No", " no", " No")))
-    if not yes or not no: raise UserError(f"purify.llm '{name}': its tokenizer has no single token for yes and no; name another model")
+    if not yes or not no:
+        raise UserError(f"purify.llm '{name}': its tokenizer has no single token for yes and "
+                        "no; name another model")
     return Judge(model, tokenizer, sorted(set(yes)), sorted(set(no)), f"{name}@{revision}")
 
 # %% ../../nbs/training/09_judge.ipynb #c73ee3cd
 def question_text(caption: str, record) -> str:
-    "The question about one caption and its record."
-    return JUDGE.format(record=record_text(record), caption=plain_text(caption).replace("<", "(").replace(">", ")"))
+    """The question about one caption and its record."""
+    return JUDGE.format(record=record_text(record),
+                        caption=plain_text(caption).replace("<", "(").replace(">", ")"))
 
 
 def judge_question(judge: Judge, caption: str, record) -> str:
-    "What the model reads up to its answer: the chat form where the tokenizer has one, else plain text."
+    """What the model reads up to its answer: the chat form where the tokenizer has one, else plain
+    text."""
     return text_turn(judge.tokenizer, question_text(caption, record))
 
 # %% ../../nbs/training/09_judge.ipynb #a3ad89a6
 @torch.inference_mode()
 def yes_share(judge: Judge, questions: list[str]) -> list[float]:
-    "Probability of yes, of yes and no together, after each question (0..1)."
-    tokens = judge.tokenizer(questions, padding=True, add_special_tokens=judge.tokenizer.chat_template is None, return_tensors="pt").to(judge.model.device)
+    """Probability of yes, of yes and no together, after each question (0..1)."""
+    tokens = judge.tokenizer(questions, padding=True,
+                             add_special_tokens=judge.tokenizer.chat_template is None,
+                             return_tensors="pt").to(judge.model.device)
     positions = (tokens["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    logits = judge.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], position_ids=positions, logits_to_keep=1).logits[:, -1].float()
+    logits = judge.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"],
+                         position_ids=positions, logits_to_keep=1).logits[:, -1].float()
     yes, no = (torch.logsumexp(logits[:, ids], 1) for ids in (judge.yes, judge.no))
     return torch.sigmoid(yes - no).tolist()
 
 # %% ../../nbs/training/09_judge.ipynb #0c629a8c
 def read_verdict(reply: Reply) -> str:
-    "Probability of yes, of yes and no together, in a server's reply, as text; raises `InvalidAnswer` where it is neither."
+    """Probability of yes, of yes and no together, in a server's reply, as text; raises
+    `InvalidAnswer` where it is neither."""
     said = without_thoughts(reply.text)
     first = reply.first if said == reply.text else {}  # the first token of a thought is no answer
-    yes, no = (sum(math.exp(chance) for token, chance in first.items() if token.strip().lower() == word) for word in ("yes", "no"))
-    if yes + no: return f"{yes / (yes + no):.6f}"
+    yes, no = (sum(math.exp(chance) for token, chance in first.items()
+                   if token.strip().lower() == word) for word in ("yes", "no"))
+    if yes + no:
+        return f"{yes / (yes + no):.6f}"
     word = re.match(r"\W*(yes|no)\b", said.lower())
-    if not word: raise InvalidAnswer("the answer is neither yes nor no")
+    if not word:
+        raise InvalidAnswer("the answer is neither yes nor no")
     return "1" if word[1] == "yes" else "0"
 
-
+# %% ../../nbs/training/09_judge.ipynb #89fcca1b
 def is_verdict(answer: str) -> bool:
-    "Is this text what `read_verdict` gives?"
+    """Is this text what `read_verdict` gives?"""
     return bool(re.fullmatch(r"0|1|0\.\d{6}|1\.0{6}", answer))
 
 
 def judge_of(asked: str, machine: Settings, device="cpu"):
-    "The judge that `purify.llm` names: a `Judge` in this process, or for `openai` and `openai:NAME` the server of the machine's settings."
-    if asked.partition(":")[0] != "openai": return load_judge(asked, device)
+    """The judge that `purify.llm` names: a `Judge` in this process, or for `openai` and
+    `openai:NAME` the server of the machine's settings."""
+    if asked.partition(":")[0] != "openai":
+        return load_judge(asked, device)
     return text_backend(asked, TextPrompt("", 8, read_verdict, likely=20), machine, "purify.llm")
 
 # %% ../../nbs/training/09_judge.ipynb #3746eb8a
-def llm_scores(judge: Judge | OpenAIBackend, captions, records, batch_size: int = 16, journal=None, progress: bool = True) -> np.ndarray:
-    """Score 0..1 of each caption against its record, float32 [N]; an empty caption scores 0, one about which a server gave no answer NaN.
+def llm_scores(judge: Judge | OpenAIBackend, captions, records, batch_size: int = 16,
+               journal=None, progress: bool = True) -> np.ndarray:
+    """Score 0..1 of each caption against its record, float32 [N]; an empty caption scores 0, one
+    about which a server gave no answer NaN.
 
-    captions : N texts. records : N `EyeRecord`. journal : folder that keeps every score at once; what it holds is not asked again.
+    captions : N texts. records : N `EyeRecord`. journal : folder that keeps every score at once;
+        what it holds is not asked again.
     """
-    if isinstance(judge, OpenAIBackend): return server_scores(judge, captions, records, journal)
-    questions = [judge_question(judge, caption, record) if caption.strip() else "" for caption, record in zip(captions, records)]
-    keys = [hashlib.sha256(f"{judge.name}\n{question}".encode()).hexdigest()[:32] for question in questions]
-    known = {row["key"]: row["score"] for row in read_journal(journal) if "score" in row} if journal else {}
+    if isinstance(judge, OpenAIBackend):
+        return server_scores(judge, captions, records, journal)
+    questions = [judge_question(judge, caption, record) if caption.strip() else ""
+                 for caption, record in zip(captions, records)]
+    keys = [hashlib.sha256(f"{judge.name}\n{question}".encode()).hexdigest()[:32]
+            for question in questions]
+    known = ({row["key"]: row["score"] for row in read_journal(journal) if "score" in row}
+             if journal else {})
     known |= {key: 0.0 for key, question in zip(keys, questions) if not question}
-    missing = sorted({key: question for key, question in zip(keys, questions) if key not in known}.items(), key=lambda pair: (len(pair[1]), pair[0]))
-    with Journal(journal) if journal else nullcontext() as file, tqdm(desc="language model", total=len(missing), disable=not progress) as bar:
+    missing = sorted({key: question for key, question in zip(keys, questions)
+                      if key not in known}.items(), key=lambda pair: (len(pair[1]), pair[0]))
+    with Journal(journal) if journal else nullcontext() as file, tqdm(desc="language model",
+            total=len(missing), disable=not progress) as bar:
         for start in range(0, len(missing), batch_size):
             batch = missing[start:start + batch_size]
-            for (key, _), score in zip(batch, yes_share(judge, [question for _, question in batch])):
+            for (key, _), score in zip(batch, yes_share(judge,
+                    [question for _, question in batch])):
                 known[key] = score
-                if file: file.add({"key": key, "score": score})
+                if file:
+                    file.add({"key": key, "score": score})
             bar.update(len(batch))
     return np.array([known[key] for key in keys], np.float32)
 
-
+# %% ../../nbs/training/09_judge.ipynb #a7d2fd90
 def server_scores(judge: OpenAIBackend, captions, records, journal) -> np.ndarray:
-    "The scores of `llm_scores` from a server; the `journal` is a folder."
-    questions = {k: question_text(caption, record) for k, (caption, record) in enumerate(zip(captions, records)) if caption.strip()}
+    """The scores of `llm_scores` from a server; the `journal` is a folder."""
+    questions = {k: question_text(caption, record)
+                 for k, (caption, record) in enumerate(zip(captions, records))
+                 if caption.strip()}
     answers = ask_texts(judge, list(questions.values()), journal, "language model", is_verdict)
-    said = dict(zip(questions, (float("nan") if answer is None else float(answer) for answer in answers)))
+    said = dict(zip(questions, (float("nan") if answer is None
+                                else float(answer) for answer in answers)))
     return np.array([said.get(k, 0.0) for k in range(len(captions))], np.float32)
 
 # %% ../../nbs/training/09_judge.ipynb #d5700b70
 def add_verdicts(contradictions, scores, threshold: float = 0.5) -> list[str]:
-    """N lists of contradictions as JSON text, one more in each whose `scores` entry (0..1) is below `threshold`; purification counts it like one of the rules."""
-    return [json.dumps([*json.loads(found), "the language model finds it false"]) if score < threshold else found for found, score in zip(contradictions, scores)]
+    """N lists of contradictions as JSON text, one more in each whose `scores` entry (0..1) is below
+    `threshold`; purification counts it like one of the rules."""
+    return [json.dumps([*json.loads(found), "the language model finds it false"])
+            if score < threshold else found for found, score in zip(contradictions, scores)]
 
 # %% ../../nbs/training/09_judge.ipynb #e0b8ab66
 def clip_pieces(tokenizer, limit: int, caption: str) -> list[str]:
-    "The caption itself where it fits into `limit` tokens, else its sentences, and halves of those that do not fit."
+    """The caption itself where it fits into `limit` tokens, else its sentences, and halves of those
+    that do not fit."""
     fits = lambda text: len(tokenizer(text)["input_ids"]) <= limit
-    if fits(caption): return [caption]
+    if fits(caption):
+        return [caption]
     pieces = [piece for piece in re.split(r"(?<=[.;!?])\s+", caption.strip()) if piece]
     if len(pieces) == 1:
         words = caption.split()
-        if len(words) < 2: return [caption]
+        if len(words) < 2:
+            return [caption]
         pieces = [" ".join(words[:len(words) // 2]), " ".join(words[len(words) // 2:])]
     return [part for piece in pieces for part in clip_pieces(tokenizer, limit, piece)]
 
-
+# %% ../../nbs/training/09_judge.ipynb #197c7bd8
 def clip_scores_by_sentence(clip, images, captions) -> np.ndarray:
-    """CLIP score of each pair, float32 [N]: 100 times the cosine, at least 0; the mean over its sentences where a caption is too long for CLIP.
+    """CLIP score of each pair, float32 [N]: 100 times the cosine, at least 0; the mean over its
+    sentences where a caption is too long for CLIP.
 
     clip : (model, tokenizer). images : uint8 [N, H, W, 3]. captions : N texts.
     """
     model, tokenizer = clip
-    pieces = [clip_pieces(tokenizer, model.config.text_config.max_position_embeddings, caption) for caption in captions]
+    pieces = [clip_pieces(tokenizer, model.config.text_config.max_position_embeddings, caption)
+              for caption in captions]
     owners = np.repeat(np.arange(len(pieces)), [len(part) for part in pieces])
-    cosines = (clip_features_images(clip, images)[owners] * clip_features_texts(clip, [text for part in pieces for text in part])).sum(1)
+    cosines = (clip_features_images(clip, images)[owners] * clip_features_texts(clip,
+        [text for part in pieces for text in part])).sum(1)
     scores = 100 * np.maximum(cosines, 0)
-    return (np.bincount(owners, scores, minlength=len(pieces)) / np.bincount(owners, minlength=len(pieces))).astype(np.float32)
+    return (np.bincount(owners, scores, minlength=len(pieces))
+            / np.bincount(owners, minlength=len(pieces))).astype(np.float32)

@@ -25,7 +25,8 @@ from .flow import sample_timesteps
 # %% ../../nbs/training/04_pairs.ipynb #0c9b723e
 @dataclass
 class FlowData:
-    "Latents `[N, C, h, w]` with the text embeddings `[N, T, D]`, masks `[N, T]`, and embedding and mask of the empty caption."
+    """Latents `[N, C, h, w]` with the text embeddings `[N, T, D]`, masks `[N, T]`, and embedding
+    and mask of the empty caption."""
 
     latents: torch.Tensor
     embeddings: torch.Tensor
@@ -38,61 +39,75 @@ class FlowData:
 
     @property
     def shapes(self):
-        "Shape of one row's latents and of its text embedding."
+        """Shape of one row's latents and of its text embedding."""
         return tuple(self.latents.shape[1:]), tuple(self.embeddings.shape[1:])
 
     def rows(self, index):
-        "Latents, embeddings and mask of the rows `index`."
+        """Latents, embeddings and mask of the rows `index`."""
         return self.latents[index], self.embeddings[index], self.mask[index]
 
     def fingerprint(self):
-        "Hash of the content, to tell whether a saved state belongs to these data."
+        """Hash of the content, to tell whether a saved state belongs to these data."""
         digest = hashlib.sha256()
         for tensor in (self.latents, self.embeddings, self.mask):
             digest.update(str(tuple(tensor.shape)).encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
 # %% ../../nbs/training/04_pairs.ipynb #6f7bda65
-SIDES = {"left": "right", "right": "left", "od": "os", "os": "od", "dexter": "sinister", "sinister": "dexter"}
+SIDES = {"left": "right", "right": "left", "od": "os", "os": "od", "dexter": "sinister",
+         "sinister": "dexter"}
 
 
 def mirror_caption(caption):
-    "The caption of the mirror image: sides, eyes and hours of the clock exchanged, letter case kept."
+    """The caption of the mirror image: sides, eyes and hours of the clock exchanged, letter case
+    kept."""
     def other(found):
         word = SIDES[found[0].lower()]
-        return word.upper() if found[0].isupper() else word.capitalize() if found[0][0].isupper() else word
+        return (word.upper() if found[0].isupper() else word.capitalize()
+                if found[0][0].isupper() else word)
 
     turned = re.sub(rf"\b(?:{'|'.join(SIDES)})\b", other, caption, flags=re.IGNORECASE)
-    return re.sub(r"\b(1[0-2]|[1-9])(?= o'clock)", lambda hour: str(12 - int(hour[1]) or 12), turned)
+    return re.sub(r"\b(1[0-2]|[1-9])(?= o'clock)", lambda hour: str(12 - int(hour[1]) or 12),
+                  turned)
 
 # %% ../../nbs/training/04_pairs.ipynb #e77ef809
-def encode_pairs(images, captions, autoencoder, tokenizer, text_encoder, architecture="lumina_next", progress=True):
-    "`FlowData` of uint8 images `[N, H, W, 3]` and as many captions, for a transformer of `architecture`."
-    embeddings, mask, too_long = encode_prompts(tokenizer, text_encoder, [*captions, ""], architecture=architecture, progress=progress)
+def encode_pairs(images, captions, autoencoder, tokenizer, text_encoder,
+                 architecture="lumina_next", progress=True):
+    """`FlowData` of uint8 images `[N, H, W, 3]` and as many captions, for a transformer of
+    `architecture`."""
+    embeddings, mask, too_long = encode_prompts(tokenizer, text_encoder, [*captions, ""],
+                                                architecture=architecture, progress=progress)
     warn_cut(too_long, len(captions), "captions")
-    return FlowData(encode_images(autoencoder, images, progress=progress), embeddings[:-1], mask[:-1], embeddings[-1:], mask[-1:])
+    return FlowData(encode_images(autoencoder, images, progress=progress), embeddings[:-1],
+                    mask[:-1], embeddings[-1:], mask[-1:])
 
-
+# %% ../../nbs/training/04_pairs.ipynb #aa2bd2f1
 def choose_rows(ids, image_ids):
-    "Places in `ids` of the `image_ids`, in the order of `ids`; None takes all. UserError when nothing is left, ValueError for an id that is not there."
+    """Places in `ids` of the `image_ids`, in the order of `ids`; None takes all. UserError when
+    nothing is left, ValueError for an id that is not there."""
     if image_ids is None:
         return None
     if not len(image_ids):
-        raise UserError("purification kept no pair, so there is nothing to train on: lower purify.rule_threshold, purify.llm_threshold "
-                        "or purify.clip_quantile, or look at the reasons in data/purified/scores.parquet")
+        raise UserError("purification kept no pair, so there is nothing to train on: lower "
+                        "purify.rule_threshold, purify.llm_threshold "
+                        "or purify.clip_quantile, or look at the reasons in "
+                        "data/purified/scores.parquet")
     wanted = set(image_ids)
     chosen = [row for row, image_id in enumerate(ids) if image_id in wanted]
     if len(chosen) != len(wanted):
         raise ValueError(f"{len(wanted) - len(chosen)} of the image ids are not in the data set")
     return chosen
 
-
-def load_pairs(data, split, resolution, encoders, image_ids=None, architecture="lumina_next", mirror=False, mixed_precision="no", progress=True):
-    """`StoredPairs` of a split of the data set and its captions under the folder `data`, encoded in `data/run/latents` unless they are there.
+# %% ../../nbs/training/04_pairs.ipynb #79503ee9
+def load_pairs(data, split, resolution, encoders, image_ids=None, architecture="lumina_next",
+               mirror=False, mixed_precision="no", progress=True):
+    """`StoredPairs` of a split of the data set and its captions under the folder `data`, encoded in
+    `data/run/latents` unless they are there.
 
     Parameters
     ----------
-    resolution : "low" or "high". encoders : what `encoders.load_encoders` gives. image_ids : only these; None takes all.
+    resolution : "low" or "high". encoders : what `encoders.load_encoders` gives. image_ids : only
+        these; None takes all.
     mirror : add the mirror image of each photograph, with its caption turned as well.
     mixed_precision : of the training; "bf16" keeps text embeddings in half the space.
 
@@ -100,31 +115,37 @@ def load_pairs(data, split, resolution, encoders, image_ids=None, architecture="
     """
     shards = sorted(Path(data, "dataset/images").glob(f"{split}-*.parquet"))
     if not shards:
-        raise UserError(f"{data}/dataset has no photograph in the {split} split: lower val_fraction and test_fraction, or add photographs")
+        raise UserError(f"{data}/dataset has no photograph in the {split} split: lower "
+                        "val_fraction and test_fraction, or add photographs")
     ids = [pq.read_table(shard, columns=["image_id"])["image_id"].to_pylist() for shard in shards]
-    chosen, captions = choose_rows(sum(ids, []), image_ids), pd.read_parquet(f"{data}/captions/captions.parquet").set_index("image_id")["caption"]
+    chosen, captions = (choose_rows(sum(ids, []), image_ids),
+                        pd.read_parquet(f"{data}/captions/captions.parquet")
+                        .set_index("image_id")["caption"])
     texts = [captions[part].tolist() for part in ids]
     turned = [[mirror_caption(caption) for caption in part] for part in texts] if mirror else None
-    pairs, cut = stored_pairs(f"{data}/run/latents", shards, texts, resolution, encoders, chosen, architecture, turned,
-                              torch.bfloat16 if mixed_precision == "bf16" else torch.float32, progress)
+    pairs, cut = stored_pairs(f"{data}/run/latents", shards, texts, resolution, encoders,
+                              chosen, architecture, turned, torch.bfloat16
+                              if mixed_precision == "bf16" else torch.float32, progress)
     warn_cut(cut, sum(map(len, texts)) * (1 + mirror), "captions")
     return pairs
 
 # %% ../../nbs/training/04_pairs.ipynb #c35f980e
 @lru_cache(maxsize=4)
 def epoch_order(n, seed, epoch):
-    "Permutation of `n` rows for one epoch."
-    return torch.randperm(n, generator=torch.Generator().manual_seed(hash((seed, epoch, -1)) % 2**63))
+    """Permutation of `n` rows for one epoch."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(hash((seed, epoch, -1))
+        % 2**63))
 
 
 def batch_rows(n, batch_size, seed, step):
-    "Rows of the batch at `step`: epochs of shuffled rows, one after the other."
+    """Rows of the batch at `step`: epochs of shuffled rows, one after the other."""
     position = torch.arange(step * batch_size, (step + 1) * batch_size)
     return torch.stack([epoch_order(n, seed, int(p) // n)[int(p) % n] for p in position])
 
 # %% ../../nbs/training/04_pairs.ipynb #6a61d304
-def make_batch(data, batch_size, seed, step, timestep_sampling="uniform", caption_dropout=0.1, time_shift=1.0):
-    "The global batch of a step: (data latents, noise, times, embeddings, mask)."
+def make_batch(data, batch_size, seed, step, timestep_sampling="uniform", caption_dropout=0.1,
+               time_shift=1.0):
+    """The global batch of a step: (data latents, noise, times, embeddings, mask)."""
     rows = batch_rows(len(data), batch_size, seed, step)
     generator = torch.Generator().manual_seed(hash((seed, step)) % 2**63)
     latents, embeddings, mask = data.rows(rows)

@@ -15,60 +15,76 @@ from ..config import UserError
 
 # %% ../../nbs/training/08_purify.ipynb #2fdf78a6
 def rule_scores(contradictions) -> np.ndarray:
-    "Score 0..1 of each caption, float32 [N], from the contradictions found in it (N lists, or JSON text of lists)."
-    counts = [len(json.loads(found) if isinstance(found, str) else found) for found in contradictions]
+    """Score 0..1 of each caption, float32 [N], from the contradictions found in it (N lists, or
+    JSON text of lists)."""
+    counts = [len(json.loads(found) if isinstance(found, str) else found)
+              for found in contradictions]
     return (1 / (1 + 2 * np.array(counts, np.float32))).astype(np.float32)
 
 # %% ../../nbs/training/08_purify.ipynb #29d2b5fa
 def strata(records: pd.DataFrame) -> pd.Series:
-    "Stratum of each row of a records table: its diseases and grades as recorded, in one text."
+    """Stratum of each row of a records table: its diseases and grades as recorded, in one text."""
     return records["Disease_label"].fillna("[]") + " " + records["Grade_label"].fillna("{}")
 
 
 def stratum_ranks(scores, groups) -> np.ndarray:
-    "Share of the own stratum that scores at most as high, itself included, float [N] above 0 and up to 1; `scores` [N], `groups` N labels."
+    """Share of the own stratum that scores at most as high, itself included, float [N] above 0 and
+    up to 1; `scores` [N], `groups` N labels."""
     ranks = pd.Series(np.asarray(scores)).groupby(np.asarray(groups)).rank(method="first")
     sizes = pd.Series(np.asarray(groups)).map(pd.Series(np.asarray(groups)).value_counts())
     return (ranks / sizes).to_numpy()
 
 # %% ../../nbs/training/08_purify.ipynb #600600e7
-def purify(image_ids, contradictions, clip_score, groups, use_rule=True, use_clip=True, rule_threshold=0.5, clip_quantile=0.02) -> pd.DataFrame:
+def purify(image_ids, contradictions, clip_score, groups, use_rule=True, use_clip=True,
+           rule_threshold=0.5, clip_quantile=0.02) -> pd.DataFrame:
     """Score every pair and say which are kept.
 
     Parameters
     ----------
-    image_ids, contradictions, clip_score, groups : one entry a pair; contradictions as in `rule_scores`, groups as in `strata`.
-    rule_threshold : lowest rule score kept (0..1). clip_quantile : share of each stratum dropped for its CLIP score (0..1), rounded down.
+    image_ids, contradictions, clip_score, groups : one entry a pair; contradictions as in
+        `rule_scores`, groups as in `strata`.
+    rule_threshold : lowest rule score kept (0..1). clip_quantile : share of each stratum dropped
+        for its CLIP score (0..1), rounded down.
 
     Returns
     -------
     columns image_id, rule_score, clip_score, clip_rank, kept, reason ("" where kept).
     """
-    table = pd.DataFrame({"image_id": list(image_ids), "rule_score": rule_scores(contradictions),
-                          "clip_score": np.asarray(clip_score, np.float32), "clip_rank": stratum_ranks(clip_score, groups)})
+    table = pd.DataFrame({"image_id": list(image_ids),
+                          "rule_score": rule_scores(contradictions),
+                          "clip_score": np.asarray(clip_score, np.float32),
+                          "clip_rank": stratum_ranks(clip_score, groups)})
     by_rule = use_rule & (table["rule_score"] < rule_threshold)
     by_clip = use_clip & (table["clip_rank"] <= clip_quantile)
-    said = [" | ".join(json.loads(found) if isinstance(found, str) else found) for found in contradictions]
-    reasons = [[text] * bool(rule) + ["among the lowest CLIP scores of its stratum"] * bool(clip) for text, rule, clip in zip(said, by_rule, by_clip)]
+    said = [" | ".join(json.loads(found) if isinstance(found, str) else found)
+            for found in contradictions]
+    reasons = [[text] * bool(rule) + ["among the lowest CLIP scores of its stratum"]
+               * bool(clip) for text, rule, clip in zip(said, by_rule, by_clip)]
     return table.assign(kept=~(by_rule | by_clip), reason=["; ".join(reason) for reason in reasons])
 
 # %% ../../nbs/training/08_purify.ipynb #5c486882
 def kept_ids(table: pd.DataFrame) -> list[str]:
-    "Image ids of the pairs kept; UserError when none is left."
+    """Image ids of the pairs kept; UserError when none is left."""
     kept = table.loc[table["kept"], "image_id"].tolist()
     if not kept:
-        raise UserError(f"purification kept none of {len(table)} pairs: lower purify.rule_threshold or purify.clip_quantile in params.yaml, "
+        raise UserError(f"purification kept none of {len(table)} pairs: lower "
+                        "purify.rule_threshold or purify.clip_quantile in params.yaml, "
                         "or look at the reasons in data/purified/scores.parquet")
     return kept
 
 # %% ../../nbs/training/08_purify.ipynb #190ee481
-def trade_off(table: pd.DataFrame, planted, rule_threshold=0.5, quantiles=(0.0, 0.02, 0.05, 0.1, 0.2, 0.3)) -> pd.DataFrame:
-    """Kept share and planted share of the kept pairs for each CLIP quantile; columns clip_quantile, kept, errors_left.
+def trade_off(table: pd.DataFrame, planted, rule_threshold=0.5,
+              quantiles=(0.0, 0.02, 0.05, 0.1, 0.2, 0.3)) -> pd.DataFrame:
+    """Kept share and planted share of the kept pairs for each CLIP quantile; columns clip_quantile,
+    kept, errors_left.
 
-    `table` as `purify` gives it, `planted` one bool a pair; a `rule_threshold` of 0 leaves the rule out.
+    `table` as `purify` gives it, `planted` one bool a pair; a `rule_threshold` of 0 leaves the rule
+    out.
     """
     planted, rows = np.asarray(planted, bool), []
     for quantile in quantiles:
-        kept = (table["clip_rank"] > quantile).to_numpy() & (table["rule_score"] >= rule_threshold).to_numpy()
-        rows.append({"clip_quantile": quantile, "kept": kept.mean(), "errors_left": planted[kept].mean() if kept.any() else 0.0})
+        kept = (table["clip_rank"] > quantile).to_numpy() & (table["rule_score"]
+            >= rule_threshold).to_numpy()
+        rows.append({"clip_quantile": quantile, "kept": kept.mean(),
+                     "errors_left": planted[kept].mean() if kept.any() else 0.0})
     return pd.DataFrame(rows)

@@ -17,50 +17,62 @@ from .encoders import resize
 from .sample import generate
 
 # %% ../../nbs/training/07_requests.ipynb #9f6f9626
-REQUEST_COLUMNS = ("group", "prompt", "seed", "image_id", "eye", "dr_grade", "glaucoma", "disease", "pair", "change")
+REQUEST_COLUMNS = ("group", "prompt", "seed", "image_id", "eye", "dr_grade", "glaucoma",
+                   "disease", "pair", "change")
 
 
 def request_table(group, rows) -> pd.DataFrame:
-    "Requests of a `group` from dicts with some of `REQUEST_COLUMNS`; grade and glaucoma as Int64, missing where not asked."
+    """Requests of a `group` from dicts with some of `REQUEST_COLUMNS`; grade and glaucoma as Int64,
+    missing where not asked."""
     table = pd.DataFrame(rows, columns=list(REQUEST_COLUMNS)).assign(group=group)
-    return table.astype({"seed": "int64", "dr_grade": "Int64", "glaucoma": "Int64"} | {c: "object" for c in ("image_id", "eye", "disease", "pair", "change")})
+    return table.astype({"seed": "int64", "dr_grade": "Int64", "glaucoma": "Int64"}
+                        | {c: "object" for c in ("image_id", "eye", "disease", "pair",
+                                                 "change")})
 
-
+# %% ../../nbs/training/07_requests.ipynb #5a05bb79
 def test_requests(records, captions, n, seed) -> pd.DataFrame:
-    "At most `n` captions of the test split without planted errors (tables `records.parquet`, `captions.parquet`), in random order."
-    rows = records[records["split"] == "test"].merge(captions[captions["planted_error"] == ""], on="image_id")
+    """At most `n` captions of the test split without planted errors (tables `records.parquet`,
+    `captions.parquet`), in random order."""
+    rows = records[records["split"] == "test"].merge(captions[captions["planted_error"] == ""],
+        on="image_id")
     order, asked = np.random.default_rng([seed, 3]).permutation(len(rows))[:n], []
     for k, row in enumerate(rows.iloc[order].to_dict("records")):
         record = EyeRecord.from_row(row)
-        asked.append({"prompt": row["caption"], "seed": seed + k, "image_id": row["image_id"], "eye": record.eye,
-                      "dr_grade": record.dr_grade, "glaucoma": record.glaucoma})
+        asked.append({"prompt": row["caption"], "seed": seed + k, "image_id": row["image_id"],
+                      "eye": record.eye, "dr_grade": record.dr_grade,
+                      "glaucoma": record.glaucoma})
     return request_table("test_prompts", asked)
 
 # %% ../../nbs/training/07_requests.ipynb #abb1d4ec
 def balanced_requests(n, seed) -> pd.DataFrame:
-    "`n` prompts that go through DR grades, eyes and glaucoma in turn, in varied wording."
+    """`n` prompts that go through DR grades, eyes and glaucoma in turn, in varied wording."""
     rng, rows = np.random.default_rng([seed, 4]), []
     for k in range(n):
         eye, dr_grade, glaucoma = ("OD", "OS")[k // 5 % 2], k % 5, k // 10 % 2
-        rows.append({"prompt": prompt_for(eye, dr_grade, bool(glaucoma), rng=rng), "seed": seed + 100_000 + k,
-                     "eye": eye, "dr_grade": dr_grade, "glaucoma": glaucoma})
+        rows.append({"prompt": prompt_for(eye, dr_grade, bool(glaucoma), rng=rng),
+                     "seed": seed + 100_000 + k, "eye": eye, "dr_grade": dr_grade,
+                     "glaucoma": glaucoma})
     return request_table("balanced", rows)
 
-
+# %% ../../nbs/training/07_requests.ipynb #0f77912c
 def strip_requests(seeds) -> pd.DataFrame:
-    "DR 0 to 4 for both eyes and each of `seeds`."
-    return request_table("dr_strip", [{"prompt": prompt_for(eye, grade), "seed": seed, "eye": eye, "dr_grade": grade}
-                                      for eye in ("OD", "OS") for seed in seeds for grade in range(5)])
+    """DR 0 to 4 for both eyes and each of `seeds`."""
+    return request_table("dr_strip", [{"prompt": prompt_for(eye, grade), "seed": seed,
+                                       "eye": eye, "dr_grade": grade}
+                                      for eye in ("OD", "OS") for seed in seeds
+                                      for grade in range(5)])
 
-
+# %% ../../nbs/training/07_requests.ipynb #5e96aa8f
 def disease_requests(n, seed) -> pd.DataFrame:
-    "`n` prompts for each of `DISEASES` (retinopathy at grade 3) and for healthy eyes, right and left eyes in turn; seeds from `seed` on."
+    """`n` prompts for each of `DISEASES` (retinopathy at grade 3) and for healthy eyes, right and
+    left eyes in turn; seeds from `seed` on."""
     rows = []
     for disease in ("healthy", *DISEASES):
         grade = {"healthy": 0, "diabetic_retinopathy": 3}.get(disease)
         asked = {"dr_grade": grade, "glaucoma": int(disease == "glaucoma"), "disease": disease}
         other = disease if grade is None else None
-        rows += [asked | {"prompt": prompt_for(eye, grade, disease=other), "seed": seed + k, "eye": eye} for k, eye in enumerate(("OD", "OS") * n)][:n]
+        rows += [asked | {"prompt": prompt_for(eye, grade, disease=other), "seed": seed + k,
+                          "eye": eye} for k, eye in enumerate(("OD", "OS") * n)][:n]
     return request_table("disease", rows)
 
 # %% ../../nbs/training/07_requests.ipynb #5b555eeb
@@ -74,25 +86,34 @@ CHANGES = {
 }
 """What is changed in a pair: arguments of `prompt_for` before and after."""
 
-
+# %% ../../nbs/training/07_requests.ipynb #f396ac28
 def counterfactual_requests(n, seed) -> pd.DataFrame:
-    "`n` pairs for each of `CHANGES`, right and left eyes in turn (`eye`: grades 0, 2 and 4 in turn), first member before second."
+    """`n` pairs for each of `CHANGES`, right and left eyes in turn (`eye`: grades 0, 2 and 4 in
+    turn), first member before second."""
     rows = []
     for c, (change, members) in enumerate(CHANGES.items()):
         for k in range(n):
-            common = {"eye": ("OD", "OS")[k % 2], "dr_grade": (0, 2, 4)[k % 3] if change == "eye" else 0}
+            common = {"eye": ("OD", "OS")[k % 2],
+                      "dr_grade": (0, 2, 4)[k % 3] if change == "eye" else 0}
             for said in (common | member for member in members):
-                other = said.get("glaucoma") or said.get("disease")  # such a prompt does not name the grade
-                rows.append({"prompt": prompt_for(**said), "seed": seed + 200_000 + 1_000 * c + k, "eye": said["eye"], "dr_grade": None if other else said["dr_grade"],
-                             "glaucoma": 1 if "glaucoma" in said else None, "disease": said.get("disease"), "pair": f"{change}-{k:03d}", "change": change})
+                # such a prompt does not name the grade
+                other = said.get("glaucoma") or said.get("disease")
+                rows.append({"prompt": prompt_for(**said),
+                             "seed": seed + 200_000 + 1_000 * c + k, "eye": said["eye"],
+                             "dr_grade": None if other else said["dr_grade"], "glaucoma": 1
+                             if "glaucoma" in said else None, "disease": said.get("disease"),
+                             "pair": f"{change}-{k:03d}", "change": change})
     return request_table("counterfactual", rows)
 
 # %% ../../nbs/training/07_requests.ipynb #5169d827
 def sample_requests(pipeline, requests, checkpoint, size, **options) -> pd.DataFrame:
     """The requests with `sample_id`, `checkpoint` and `image` (PNG of `size` x `size` pixels).
 
-    `checkpoint` names the pipeline in the table; `options` are those of `generate`. Smaller images are enlarged (cubic).
+    `checkpoint` names the pipeline in the table; `options` are those of `generate`. Smaller images
+    are enlarged (cubic).
     """
-    images = resize(generate(pipeline, requests["prompt"].tolist(), requests["seed"].tolist(), **options), size)
+    images = resize(generate(pipeline, requests["prompt"].tolist(), requests["seed"].tolist(),
+                             **options), size)
     ids = [f"{checkpoint}-{group}-{k:05d}" for k, group in enumerate(requests["group"])]
-    return requests.assign(sample_id=ids, checkpoint=checkpoint, image=[encode_png(image) for image in images])
+    return requests.assign(sample_id=ids, checkpoint=checkpoint,
+                           image=[encode_png(image) for image in images])

@@ -20,26 +20,31 @@ from tqdm import tqdm
 
 from ..config import UserError, atomic_path, stage_folder, write_json, write_table
 from ..data.images import encode_png
-from .encoders import (clip_scores, decode_latents, encode_prompts, latent_shift,
-    load_encoders, save_tokenizer, seal, warn_cut)
+from .encoders import (clip_scores, decode_latents, encode_prompts,
+                                           latent_shift, load_encoders, save_tokenizer, seal,
+                                           warn_cut)
 from .flow import SOLVERS, guided_velocity, time_grid
 from .transformer import architecture_of, load_transformer, predict_velocity
 
 # %% ../../nbs/training/06_sample.ipynb #75af5d7d
 PIPELINES = {"lumina_next": LuminaPipeline, "lumina2": Lumina2Pipeline}
 
-
+# %% ../../nbs/training/06_sample.ipynb #93589d4e
 def make_pipeline(transformer, encoders, shift=1.0):
-    "The diffusers pipeline of a transformer and what `encoders.load_encoders` gives; its scheduler shifts the times by `shift`."
+    """The diffusers pipeline of a transformer and what `encoders.load_encoders` gives; its
+    scheduler shifts the times by `shift`."""
     autoencoder, tokenizer, text_encoder = encoders
     if architecture_of(transformer) == "lumina2":
-        autoencoder.register_to_config(shift_factor=latent_shift(autoencoder))  # its pipeline asks for it
-    return PIPELINES[architecture_of(transformer)](transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=shift), vae=autoencoder,
-                                                   text_encoder=text_encoder, tokenizer=tokenizer)
+        # its pipeline asks for it
+        autoencoder.register_to_config(shift_factor=latent_shift(autoencoder))
+    return PIPELINES[architecture_of(transformer)](transformer=transformer,
+                                                   scheduler=FlowMatchEulerDiscreteScheduler(
+        shift=shift), vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer)
 
-
+# %% ../../nbs/training/06_sample.ipynb #7a6b5c12
 def save_checkpoint(folder, transformer, encoders, shift=1.0, losses=None, facts=None):
-    """Write a diffusers pipeline folder with safetensors weights, whole or not at all; `losses` and `facts` lie beside them."""
+    """Write a diffusers pipeline folder with safetensors weights, whole or not at all; `losses` and
+    `facts` lie beside them."""
     with stage_folder(folder) as temporary:
         pipeline = make_pipeline(transformer, encoders, shift)
         pipeline.save_pretrained(temporary, safe_serialization=True)
@@ -50,44 +55,57 @@ def save_checkpoint(folder, transformer, encoders, shift=1.0, losses=None, facts
         if facts:
             write_json(temporary / "training.json", facts)
 
-
+# %% ../../nbs/training/06_sample.ipynb #54977953
 def sampling_type(device, mixed_precision):
-    "Type of the weights that draw: bfloat16 where training used it (`mixed_precision` 'bf16') and the device is not a CPU, which has no units for it."
-    return torch.bfloat16 if mixed_precision == "bf16" and torch.device(device).type != "cpu" else torch.float32
+    """Type of the weights that draw: bfloat16 where training used it (`mixed_precision` 'bf16') and
+    the device is not a CPU, which has no units for it."""
+    return (torch.bfloat16 if mixed_precision == "bf16" and torch.device(device).type != "cpu"
+            else torch.float32)
 
-
+# %% ../../nbs/training/06_sample.ipynb #47cd21d7
 def load_checkpoint(folder, device="cpu", mixed_precision="no"):
     """The pipeline in `folder` on `device`, with weights of `sampling_type`.
 
     Raises UserError when there is none, or when its weights are not all there.
     """
     if not (Path(folder) / "model_index.json").is_file():
-        raise UserError(f"no checkpoint in {folder}: run `make repro` first, or name a folder that holds model_index.json")
+        raise UserError(f"no checkpoint in {folder}: run `make repro` first, or name a folder "
+                        "that holds model_index.json")
     try:
         shift = FlowMatchEulerDiscreteScheduler.from_pretrained(f"{folder}/scheduler").config.shift
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}/scheduler cannot be opened ({(str(error).splitlines() or [''])[0][:200]}): "
+        raise UserError(f"{folder}/scheduler cannot be opened "
+                        f"({(str(error).splitlines() or [''])[0][:200]}): "
                         "this is no whole checkpoint; make it or fetch it anew") from None
-    pipeline, weights = make_pipeline(load_transformer(f"{folder}/transformer"), load_encoders(folder), shift).to(device), sampling_type(device, mixed_precision)
+    pipeline, weights = (make_pipeline(load_transformer(f"{folder}/transformer"),
+                                       load_encoders(folder), shift).to(device),
+                         sampling_type(device, mixed_precision))
     return pipeline if weights == pipeline.dtype else pipeline.to(weights)
 
 # %% ../../nbs/training/06_sample.ipynb #c9e90663
 def check_autoencoder(pipeline, encoders):
-    "UserError unless the autoencoder of `pipeline` is that of `encoders`, weight by weight."
-    mine, theirs = (hashlib.sha256(b"".join(w.cpu().numpy().tobytes() for w in model.state_dict().values())).digest() for model in (pipeline.vae, encoders[0]))
+    """UserError unless the autoencoder of `pipeline` is that of `encoders`, weight by weight."""
+    mine, theirs = (hashlib.sha256(b"".join(w.cpu().numpy().tobytes()
+                                            for w in model.state_dict().values())).digest()
+                    for model in (pipeline.vae, encoders[0]))
     if mine != theirs:
-        raise UserError("the checkpoint of step 1 was trained on the latents of another autoencoder than data/encoders holds: run the pretrain stage again, "
+        raise UserError("the checkpoint of step 1 was trained on the latents of another "
+                        "autoencoder than data/encoders holds: run the pretrain stage again, "
                         "or bring back the encoders that it was trained with")
 
-
+# %% ../../nbs/training/06_sample.ipynb #9d4373be
 def training_facts(kept: int | None = None, data="data") -> dict:
-    """On what a checkpoint is trained: the data set's sources, the hash of its records, how many pairs there are and were `kept`.
+    """On what a checkpoint is trained: the data set's sources, the hash of its records, how many
+    pairs there are and were `kept`.
 
-    With `kept` it is that of the last step, which has also seen what step 1 has; {} where step 1 does not tell.
+    With `kept` it is that of the last step, which has also seen what step 1 has; {} where step 1
+    does not tell.
     """
-    records, first = Path(data, "dataset/records.parquet"), Path(data, "checkpoints/pretrain/training.json")
+    records, first = Path(data, "dataset/records.parquet"), Path(data,
+        "checkpoints/pretrain/training.json")
     table = pd.read_parquet(records, columns=["source", "split"])
-    facts = {"source": sorted(table["source"].unique()), "records": hashlib.sha256(records.read_bytes()).hexdigest(),
+    facts = {"source": sorted(table["source"].unique()),
+             "records": hashlib.sha256(records.read_bytes()).hexdigest(),
              "pairs": int((table["split"] == "train").sum())}
     if kept is None:
         return facts
@@ -96,9 +114,10 @@ def training_facts(kept: int | None = None, data="data") -> dict:
     seen = json.loads(first.read_text(encoding="utf-8"))["source"]
     return facts | {"source": sorted({*facts["source"], *seen}), "kept": kept}
 
-
+# %% ../../nbs/training/06_sample.ipynb #1d390c18
 def finish_training(folder, transformer, encoders, losses, state, shift=1.0, facts=None):
-    """Write the checkpoint, its table `losses` and the `facts` of its training, then remove the resumable `state`.
+    """Write the checkpoint, its table `losses` and the `facts` of its training, then remove the
+    resumable `state`.
 
     Of several processes the first does it, the others wait.
     """
@@ -109,40 +128,56 @@ def finish_training(folder, transformer, encoders, losses, state, shift=1.0, fac
 
 # %% ../../nbs/training/06_sample.ipynb #ec394087
 def seed_noise(seeds, shape):
-    "Gaussian noise `[len(seeds), *shape]`, row i from seed i alone."
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
+    """Gaussian noise `[len(seeds), *shape]`, row i from seed i alone."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(seed)))
+                        for seed in seeds])
 
-
+# %% ../../nbs/training/06_sample.ipynb #3df5b9cf
 @torch.no_grad()
-def generate_latents(pipeline, prompts, seeds, side, guidance_scale, num_inference_steps, solver="euler", guidance_interval=(0.0, 1.0),
-                     guided_channels=None, watershed=1.0):
-    "Latents `[N, C, side, side]` for as many prompts and seeds; the options are those of `generate`."
+def generate_latents(pipeline, prompts, seeds, side, guidance_scale, num_inference_steps,
+                     solver="euler", guidance_interval=(0.0, 1.0), guided_channels=None,
+                     watershed=1.0):
+    """Latents `[N, C, side, side]` for as many prompts and seeds; the options are those of
+    `generate`."""
     transformer, n = pipeline.transformer, len(prompts)
-    embeddings, mask, too_long = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [*prompts, ""], architecture=architecture_of(transformer))
+    embeddings, mask, too_long = encode_prompts(pipeline.tokenizer, pipeline.text_encoder,
+                                                [*prompts, ""], architecture=architecture_of(
+        transformer))
     warn_cut(too_long, n, "prompts")
-    embeddings = torch.cat([embeddings[:n], embeddings[n:].expand(n, -1, -1)]).to(transformer.device, transformer.dtype)
+    embeddings = torch.cat([embeddings[:n],
+                            embeddings[n:].expand(n, -1, -1)]).to(transformer.device,
+        transformer.dtype)
     mask = torch.cat([mask[:n], mask[n:].expand(n, -1)]).to(transformer.device)
 
     def conditional_at(x, t):
-        return predict_velocity(transformer, x.to(transformer.dtype), t, embeddings[:n], mask[:n], watershed).float()
+        return predict_velocity(transformer, x.to(transformer.dtype), t, embeddings[:n],
+                                mask[:n], watershed).float()
 
     def both_at(x, t):
-        return predict_velocity(transformer, torch.cat([x, x]).to(transformer.dtype), torch.cat([t, t]), embeddings, mask, watershed).float().chunk(2)
+        return predict_velocity(transformer, torch.cat([x, x]).to(transformer.dtype),
+                                torch.cat([t, t]), embeddings, mask, watershed).float().chunk(2)
 
-    noise = seed_noise(seeds, (transformer.config.in_channels, side, side)).to(transformer.device)  # what adds up stays in float32
-    velocity_at = guided_velocity(conditional_at, both_at, guidance_scale, guidance_interval, guided_channels)
-    return SOLVERS[solver](velocity_at, noise, time_grid(num_inference_steps, pipeline.scheduler.config.shift))
+    # what adds up stays in float32
+    noise = seed_noise(seeds, (transformer.config.in_channels, side,
+                               side)).to(transformer.device)
+    velocity_at = guided_velocity(conditional_at, both_at, guidance_scale, guidance_interval,
+                                  guided_channels)
+    return SOLVERS[solver](velocity_at, noise,
+                           time_grid(num_inference_steps, pipeline.scheduler.config.shift))
 
 # %% ../../nbs/training/06_sample.ipynb #777aabfe
-def generate(pipeline, prompts, seeds, guidance_scale=3.0, num_inference_steps=20, batch_size=64, resolution=None, progress=True, **options):
+def generate(pipeline, prompts, seeds, guidance_scale=3.0, num_inference_steps=20,
+             batch_size=64, resolution=None, progress=True, **options):
     """Images for `prompts` (list of str) and `seeds` (list of int), one each.
 
     Parameters
     ----------
     resolution : pixels a side, by default what the checkpoint was trained at.
     options : those of `generate_latents`.
-        They are `solver` of `flow.SOLVERS` ("euler"); `guidance_interval`, the times in which guidance acts, (0, 1); `guided_channels`, to guide only the
-        first so many (None for all; the pipeline of diffusers guides 3); `watershed` of `flow.rope_factors` for a larger resolution (1).
+        They are `solver` of `flow.SOLVERS` ("euler"); `guidance_interval`, the times in which
+        guidance acts, (0, 1); `guided_channels`, to guide only the
+        first so many (None for all; the pipeline of diffusers guides 3); `watershed` of
+        `flow.rope_factors` for a larger resolution (1).
 
     Returns
     -------
@@ -154,7 +189,8 @@ def generate(pipeline, prompts, seeds, guidance_scale=3.0, num_inference_steps=2
     images = []
     for start in tqdm(range(0, len(prompts), batch_size), desc="sampling", disable=not progress):
         part = slice(start, start + batch_size)
-        latents = generate_latents(pipeline, list(prompts[part]), seeds[part], side, guidance_scale, num_inference_steps, **options)
+        latents = generate_latents(pipeline, list(prompts[part]), seeds[part], side,
+                                   guidance_scale, num_inference_steps, **options)
         if not torch.isfinite(latents).all():
             raise UserError(f"the pictures became infinite with guidance {guidance_scale}: "
                             "lower it (3 to 7 is usual), or look at the weights of the checkpoint")
@@ -163,9 +199,11 @@ def generate(pipeline, prompts, seeds, guidance_scale=3.0, num_inference_steps=2
 
 # %% ../../nbs/training/06_sample.ipynb #45c54572
 def preview(folder, prompts, encoders, clip, seed, **options):
-    "A `watch` for `trainer.train_flow`: draws `prompts`, writes them side by side as `folder/step_000100.png` and returns their `clip_score`."
+    """A `watch` for `trainer.train_flow`: draws `prompts`, writes them side by side as
+    `folder/step_000100.png` and returns their `clip_score`."""
     def watch(transformer, step):
-        images = generate(make_pipeline(transformer, encoders), prompts, [seed] * len(prompts), progress=False, **options)
+        images = generate(make_pipeline(transformer, encoders), prompts, [seed] * len(prompts),
+                          progress=False, **options)
         if PartialState().is_main_process:
             with atomic_path(f"{folder}/step_{step:06d}.png") as path:
                 path.write_bytes(encode_png(np.concatenate(list(images), axis=1)))

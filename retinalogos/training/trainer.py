@@ -33,12 +33,12 @@ from ..figures import PALETTE
 from .cache import content_hash, text_hash
 from .flow import flow_loss, interpolate
 from .pairs import make_batch
-from retinalogos.training.transformer import (ARCHITECTURES, add_adapters, architecture_of, checkpoint_blocks,
-    predict_velocity)
+from .transformer import (ARCHITECTURES, add_adapters, architecture_of,
+                                              checkpoint_blocks, predict_velocity)
 
 # %% ../../nbs/training/05_trainer.ipynb #4b449799
 def learning_rate(step, steps, lr, warmup_steps):
-    "Learning rate at `step` (0-based) of `steps`."
+    """Learning rate at `step` (0-based) of `steps`."""
     if step < warmup_steps:
         return lr * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
@@ -49,39 +49,46 @@ def _tensors(value, name="") -> dict[str, torch.Tensor]:
     """All tensors in nested dicts and lists, by the path to them."""
     if isinstance(value, torch.Tensor):
         return {name: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
-    return {key: tensor for k, inner in items for key, tensor in _tensors(inner, f"{name}/{k}").items()}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value,
+        (list, tuple)) else ()
+    return {key: tensor for k, inner in items
+            for key, tensor in _tensors(inner, f"{name}/{k}").items()}
 
-
+# %% ../../nbs/training/05_trainer.ipynb #0ebcf5c9
 def _without_tensors(value):
     """The plain values in nested dicts and lists, None for each tensor."""
     if isinstance(value, dict):
-        return {str(key): _without_tensors(inner) for key, inner in value.items() if key != "content"}
+        return {str(key): _without_tensors(inner) for key, inner in value.items() if key
+                != "content"}
     if isinstance(value, (list, tuple)):
         return [_without_tensors(inner) for inner in value]
     return None if isinstance(value, torch.Tensor) else value
 
-
+# %% ../../nbs/training/05_trainer.ipynb #57334d10
 def state_hash(state: dict) -> str:
     """Checksum of all that `state` holds: tensors, step, losses."""
     tensors = _tensors({key: value for key, value in state.items() if key != "content"})
     return content_hash(tensors) + text_hash(_without_tensors(state))
 
-
+# %% ../../nbs/training/05_trainer.ipynb #04ad678b
 def save_state(path, state: dict):
-    """Write `state` (tensors and plain values) with a checksum; `path` is never half-written. UserError on a full disk."""
+    """Write `state` (tensors and plain values) with a checksum; `path` is never half-written.
+    UserError on a full disk."""
     path = Path(path)
     try:
         with atomic_path(path) as temporary:
             torch.save(state | {"content": state_hash(state)}, temporary)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
-        rest = "The state before it is whole: make room and run again" if path.exists() else "Make room and start again"
-        raise UserError(f"{path}: this state of the training could not be written ({str(error).splitlines()[0]}); "
+        rest = ("The state before it is whole: make room and run again"
+                if path.exists() else "Make room and start again")
+        raise UserError(f"{path}: this state of the training could not be written "
+                        f"({str(error).splitlines()[0]}); "
                         f"is the disk full? {rest}") from None
 
 # %% ../../nbs/training/05_trainer.ipynb #7bcdc79a
 def read_state(path) -> dict:
-    """The state in the file at `path`; UserError if it is not one, is damaged or holds numbers that are not finite."""
+    """The state in the file at `path`; UserError if it is not one, is damaged or holds numbers that
+    are not finite."""
     path = Path(path)
     again = "Delete it, or move it away, to start anew"
     if not path.stat().st_size:
@@ -95,16 +102,20 @@ def read_state(path) -> dict:
         raise UserError(f"{path}: not the state of a training, but something else. {again}")
     tensors = _tensors({key: value for key, value in state.items() if key != "content"})
     if any(t.is_floating_point() and not torch.isfinite(t).all() for t in tensors.values()):
-        raise UserError(f"{path}: this state of a training holds numbers that are not finite. {again}")
+        raise UserError(f"{path}: this state of a training holds numbers that are not finite. "
+                        f"{again}")
     if state_hash(state) != state["content"]:
-        raise UserError(f"{path}: damaged: this state of a training is not what was written. {again}")
+        raise UserError(f"{path}: damaged: this state of a training is not what was written. "
+                        f"{again}")
     return state
 
-
+# %% ../../nbs/training/05_trainer.ipynb #d120a654
 def load_state(path, run: str) -> dict | None:
-    """The state at `path` of this `run`, else None. The state of another run is kept beside it, under that run's name.
+    """The state at `path` of this `run`, else None. The state of another run is kept beside it,
+    under that run's name.
 
-    Every process of a run must call it; the first moves files. Raises UserError as `read_state` does.
+    Every process of a run must call it; the first moves files. Raises UserError as `read_state`
+    does.
     """
     path = Path(path)
     aside = path.with_name(f"{path.stem}.{run}{path.suffix}")
@@ -114,7 +125,8 @@ def load_state(path, run: str) -> dict | None:
         if other != run:
             kept = path.with_name(f"{path.stem}.{other}{path.suffix}")
             os.replace(path, kept)
-            print(f"{path} holds another run (other data, settings or first weights): kept as {kept.name}")
+            print(f"{path} holds another run (other data, settings or first weights): "
+                  f"kept as {kept.name}")
         if aside.is_file() and not path.is_file():
             os.replace(aside, path)
     processes.wait_for_everyone()
@@ -123,7 +135,7 @@ def load_state(path, run: str) -> dict | None:
 # %% ../../nbs/training/05_trainer.ipynb #04914850
 @torch.no_grad()
 def validation_loss(transformer, data, seed, batch_size=64):
-    "Mean flow loss over `data`, each image at one fixed time and noise."
+    """Mean flow loss over `data`, each image at one fixed time and noise."""
     device, total = next(transformer.parameters()).device, 0.0
     for step in range(math.ceil(len(data) / batch_size)):
         generator = torch.Generator().manual_seed(hash((seed, step)) % 2**63)
@@ -131,14 +143,16 @@ def validation_loss(transformer, data, seed, batch_size=64):
         latents, embeddings, mask = (x.to(device) for x in data.rows(index))
         noise = torch.randn(latents.shape, generator=generator).to(device)
         t = torch.linspace(0.01, 0.99, len(latents)).to(device)
-        predicted = predict_velocity(transformer, interpolate(noise, latents, t), t, embeddings, mask)
+        predicted = predict_velocity(transformer, interpolate(noise, latents, t), t, embeddings,
+                                     mask)
         total += flow_loss(predicted, noise, latents).sum().item()
     return total / len(data)
 
 # %% ../../nbs/training/05_trainer.ipynb #7a80063c
 @contextmanager
 def stop_requests():
-    "Yield a list to which Ctrl-C and SIGTERM add their name while the block runs; a second one raises KeyboardInterrupt."
+    """Yield a list to which Ctrl-C and SIGTERM add their name while the block runs; a second one
+    raises KeyboardInterrupt."""
     asked = []
 
     def note(number, frame):
@@ -146,8 +160,10 @@ def stop_requests():
             raise KeyboardInterrupt
         asked.append(signal.Signals(number).name)
 
-    here = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    # elsewhere Python allows no handlers
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT,
+        signal.SIGTERM)} if here else {}
     try:
         yield asked
     finally:
@@ -157,7 +173,7 @@ def stop_requests():
 # %% ../../nbs/training/05_trainer.ipynb #65d3742d
 @dataclass(frozen=True)
 class TrainSettings:
-    "The settings of one training run; one field each in params.yaml."
+    """The settings of one training run; one field each in params.yaml."""
 
     steps: int
     batch_size: int
@@ -182,47 +198,58 @@ class TrainSettings:
 MUON_LR = 8
 """Learning rate of Muon over that of AdamW; 1, 4, 8 and 15 were tried."""
 
-
+# %% ../../nbs/training/05_trainer.ipynb #88a0411e
 def make_optimizers(transformer, settings):
-    """AdamW for all weights; or, with `settings.optimizer` = "muon", Muon for the matrices of the blocks and AdamW for the rest.
+    """AdamW for all weights; or, with `settings.optimizer` = "muon", Muon for the matrices of the
+    blocks and AdamW for the rest.
 
-    Muon (Jordan et al., 2024) makes the update of a matrix orthogonal. Its step is scaled as Liu et al. (2025) do, and
-    `MUON_LR` times the learning rate of the rest; 3 of the usual 5 Newton-Schulz iterations, which cost time on a CPU.
+    Muon (Jordan et al., 2024) makes the update of a matrix orthogonal. Its step is scaled as Liu et
+    al. (2025) do, and
+    `MUON_LR` times the learning rate of the rest; 3 of the usual 5 Newton-Schulz iterations, which
+    cost time on a CPU.
     """
     if settings.optimizer not in ("adamw", "muon"):
         raise ValueError(f"unknown optimizer {settings.optimizer!r}: 'adamw' or 'muon'")
     matrices, rest = [], []
     for name, weight in transformer.named_parameters():
-        inside = name.startswith("layers.") and weight.ndim == 2 and "norm" not in name and "lora_" not in name
+        inside = (name.startswith("layers.") and weight.ndim == 2 and "norm" not in name
+                  and "lora_" not in name)
         if weight.requires_grad:
             (matrices if inside and settings.optimizer == "muon" else rest).append(weight)
     adamw = torch.optim.AdamW(rest, settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay)
     if not matrices:
         return [adamw]
-    return [adamw, torch.optim.Muon(matrices, MUON_LR * settings.lr, weight_decay=settings.weight_decay, ns_steps=3, adjust_lr_fn="match_rms_adamw")]
+    return [adamw, torch.optim.Muon(matrices, MUON_LR * settings.lr,
+                                    weight_decay=settings.weight_decay, ns_steps=3,
+                                    adjust_lr_fn="match_rms_adamw")]
 
-
+# %% ../../nbs/training/05_trainer.ipynb #37509dd9
 COST_ONLY = ("micro_batch_size", "gradient_checkpointing", "checkpoint_every", "patience")
 """Settings that change what a run costs, or when it looks and ends, but not what a step learns."""
 
-
+# %% ../../nbs/training/05_trainer.ipynb #6c2acfec
 def _run_name(transformer, data, settings, seed):
-    weights = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in transformer.parameters())).hexdigest()
-    shape = {key: value for key, value in transformer.config.items() if not key.startswith("_")}  # the others come in any order
+    weights = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes()
+                                      for p in transformer.parameters())).hexdigest()
+    # the others come in any order
+    shape = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
     learnt = {key: value for key, value in settings.__dict__.items() if key not in COST_ONLY}
-    text = json.dumps([shape, weights, learnt, seed, data.fingerprint()], sort_keys=True, default=str)
+    text = json.dumps([shape, weights, learnt, seed, data.fingerprint()], sort_keys=True,
+                      default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-
+# %% ../../nbs/training/05_trainer.ipynb #e37a114d
 def _gradients(accelerator, model, batch, micro_batch_size=None):
-    "Gradients of this process's share of the global batch; returns its mean loss, a tensor."
+    """Gradients of this process's share of the global batch; returns its mean loss, a tensor."""
     share, total = len(batch[0]) // accelerator.num_processes, 0.0
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    parts = list(zip(*(tensor[mine].to(accelerator.device).split(micro_batch_size or share) for tensor in batch)))
+    parts = list(zip(*(tensor[mine].to(accelerator.device).split(micro_batch_size or share)
+                       for tensor in batch)))
     for k, (latents, noise, t, embeddings, mask) in enumerate(parts):
         with accelerator.no_sync(model) if k < len(parts) - 1 else nullcontext():
             with accelerator.autocast():
-                predicted = predict_velocity(model, interpolate(noise, latents, t), t, embeddings, mask)
+                predicted = predict_velocity(model, interpolate(noise, latents, t), t,
+                                             embeddings, mask)
             loss = flow_loss(predicted, noise, latents).mean() * (len(t) / share)
             accelerator.backward(loss)
         total = total + loss.detach()
@@ -237,9 +264,10 @@ def _is_set(variable: str) -> bool:
         return parse_flag_from_env(variable)
     except ValueError:
         value = os.environ[variable]
-        raise UserError(f"{variable}={value}: neither true nor false; correct it or unset it") from None
+        raise UserError(
+            f"{variable}={value}: neither true nor false; correct it or unset it") from None
 
-
+# %% ../../nbs/training/05_trainer.ipynb #a5058431
 def accelerate_notes(mixed_precision: str) -> list[str]:
     """What accelerate's variables in the environment do to this training, a line each.
 
@@ -253,7 +281,8 @@ def accelerate_notes(mixed_precision: str) -> list[str]:
     meaning = {"MIXED_PRECISION": (mixed_precision, instead.format("mixed_precision")),
                "GRADIENT_ACCUMULATION_STEPS": ("1", instead.format("micro_batch_size")),
                "TORCH_DEVICE": ("", used), "DYNAMO_BACKEND": ("no", used)}
-    notes = ["ACCELERATE_USE_CPU is set: training runs on the CPU"] if _is_set("ACCELERATE_USE_CPU") else []
+    notes = (["ACCELERATE_USE_CPU is set: training runs on the CPU"]
+             if _is_set("ACCELERATE_USE_CPU") else [])
     for name, (without_effect, note) in meaning.items():
         value = os.environ.get(f"ACCELERATE_{name}", without_effect)
         if value.lower() != without_effect:
@@ -262,48 +291,60 @@ def accelerate_notes(mixed_precision: str) -> list[str]:
 
 # %% ../../nbs/training/05_trainer.ipynb #3c26851d
 def open_accelerator(mixed_precision: str, tracker=None, folder=".") -> Accelerator:
-    """accelerate, told all that changes a result; what the environment says beside it is printed."""
+    """accelerate, told all that changes a result; what the environment says beside it is printed.
+    """
     notes = accelerate_notes(mixed_precision)
     one_step = GradientAccumulationPlugin(num_steps=1)  # a mere number gives way to the environment
-    accelerator = Accelerator(mixed_precision=mixed_precision, gradient_accumulation_plugin=one_step,
-                              log_with=tracker, project_dir=folder)
+    accelerator = Accelerator(mixed_precision=mixed_precision,
+                              gradient_accumulation_plugin=one_step, log_with=tracker,
+                              project_dir=folder)
     if accelerator.is_main_process:
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
     return accelerator
 
 # %% ../../nbs/training/05_trainer.ipynb #46c5a8c3
 def whole(value):
-    "`value`, or the dict or list, with plain tensors for those that FSDP has spread over processes, which all must call this."
+    """`value`, or the dict or list, with plain tensors for those that FSDP has spread over
+    processes, which all must call this."""
     if isinstance(value, dict):
         return {key: whole(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [whole(part) for part in value]
-    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach() if isinstance(value, torch.Tensor) else value
+    return (value.full_tensor() if hasattr(value, "full_tensor")
+            else value).detach() if isinstance(value, torch.Tensor) else value
 
-
+# %% ../../nbs/training/05_trainer.ipynb #a6f5db1e
 def spread(value, parameter):
-    "The reverse: the tensor `value`, spread as `parameter` is where they have the same shape."
+    """The reverse: the tensor `value`, spread as `parameter` is where they have the same shape."""
     if not hasattr(parameter, "device_mesh") or value.shape != parameter.shape:
         return value
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)  # all have all of it
+    # all have all of it
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh,
+                             parameter.placements, src_data_rank=None)
 
-
+# %% ../../nbs/training/05_trainer.ipynb #e12e8a82
 class Run:
-    "What a training run holds: model, averaged weights, optimizers, step, losses and the best so far; can be saved and resumed."
+    """What a training run holds: model, averaged weights, optimizers, step, losses and the best so
+    far; can be saved and resumed."""
 
     def __init__(self, transformer, settings, name, tracker=None, folder="."):
         self.accelerator = open_accelerator(settings.mixed_precision, tracker, folder)
         sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if settings.batch_size % self.accelerator.num_processes:
-            raise UserError(f"batch_size {settings.batch_size} cannot be shared evenly by {self.accelerator.num_processes} processes: choose a multiple")
+            raise UserError(f"batch_size {settings.batch_size} cannot be shared evenly by "
+                            f"{self.accelerator.num_processes} processes: choose a multiple")
         if sharded and (settings.adapter or settings.optimizer == "muon"):
-            raise UserError("FSDP cuts every matrix in pieces, which muon and adapters need whole: use optimizer: adamw and adapter: null, or processes without FSDP")
+            raise UserError(
+                "FSDP cuts every matrix in pieces, which muon and adapters need whole: "
+                "use optimizer: adamw and adapter: null, or processes without FSDP")
         if hasattr(transformer, "pad_token"):
-            transformer.pad_token.requires_grad_(False)  # unused, and several processes would wait for its gradient
+            # unused, and several processes would wait for its gradient
+            transformer.pad_token.requires_grad_(False)
         if settings.gradient_checkpointing:
             checkpoint_blocks(transformer)
         self.settings, self.name, self.step, self.losses, self.best = settings, name, 0, [], {}
-        self.model, *self.optimizers = self.accelerator.prepare(transformer, *make_optimizers(transformer, settings))
+        self.model, *self.optimizers = self.accelerator.prepare(transformer,
+            *make_optimizers(transformer, settings))
         self.ema = EMAModel(self.trained.values(), decay=settings.ema_decay, foreach=not sharded)
 
     @property
@@ -312,17 +353,19 @@ class Run:
 
     @property
     def trained(self):
-        return {name: parameter for name, parameter in self.bare.named_parameters() if parameter.requires_grad}
+        return {name: parameter for name, parameter in self.bare.named_parameters()
+                if parameter.requires_grad}
 
     def save(self, path):
-        state = whole({"run": self.name, "step": self.step, "losses": self.losses, "best": self.best, "ema": self.ema.state_dict(),
-                       "model": self.trained, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]})
+        state = whole({"run": self.name, "step": self.step, "losses": self.losses,
+                       "best": self.best, "ema": self.ema.state_dict(), "model": self.trained,
+                       "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]})
         if self.accelerator.is_main_process:
             save_state(path, state)
 
 # %% ../../nbs/training/05_trainer.ipynb #354caac5
 def _resume(run, path):
-    "Bring `run` to where the state at `path` stands, if that is its own."
+    """Bring `run` to where the state at `path` stands, if that is its own."""
     state = load_state(path, run.name)
     if state:
         run.step, run.losses = state["step"], state["losses"]
@@ -333,16 +376,18 @@ def _resume(run, path):
             parameter.data.copy_(spread(state["model"][name], parameter))
         run.ema.load_state_dict(state["ema"])
         run.ema.to(run.accelerator.device)
-        run.ema.shadow_params = [spread(*pair) for pair in zip(run.ema.shadow_params, run.trained.values())]
+        run.ema.shadow_params = [spread(*pair) for pair in zip(run.ema.shadow_params,
+            run.trained.values())]
         for optimizer, saved in zip(run.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
             for parameter, kept in optimizer.state.items():
-                kept.update({name: spread(value, parameter) for name, value in kept.items() if isinstance(value, torch.Tensor)})
+                kept.update({name: spread(value, parameter) for name, value in kept.items()
+                             if isinstance(value, torch.Tensor)})
 
-
+# %% ../../nbs/training/05_trainer.ipynb #c5496e05
 @contextmanager
 def _averaged(run):
-    "The model with its averaged weights, while the block runs."
+    """The model with its averaged weights, while the block runs."""
     weights = list(run.trained.values())
     run.ema.store(weights)
     run.ema.copy_to(weights)
@@ -350,34 +395,40 @@ def _averaged(run):
         yield run.bare
     finally:
         for module in run.bare.modules():
-            if hasattr(module, "reshard"):  # FSDP keeps the gathered weights of the last forward pass, which are the averaged ones
+            # FSDP keeps the gathered weights of the last forward pass, which are the averaged ones
+            if hasattr(module, "reshard"):
                 module.reshard()
         run.ema.restore(weights)
 
 # %% ../../nbs/training/05_trainer.ipynb #b84e0c06
 def _advance(run, data, seed, stop=False):
-    "One step of `run`; True if any of the processes was asked to `stop`."
+    """One step of `run`; True if any of the processes was asked to `stop`."""
     settings, accelerator = run.settings, run.accelerator
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run.step, settings.steps, optimizer.defaults["lr"], settings.warmup_steps)
-    batch = make_batch(data, settings.batch_size, seed, run.step, settings.timestep_sampling, settings.caption_dropout, settings.time_shift)
+            group["lr"] = learning_rate(run.step, settings.steps, optimizer.defaults["lr"],
+                                        settings.warmup_steps)
+    batch = make_batch(data, settings.batch_size, seed, run.step, settings.timestep_sampling,
+                       settings.caption_dropout, settings.time_shift)
     loss = _gradients(accelerator, run.model, batch, settings.micro_batch_size)
     accelerator.clip_grad_norm_(run.trained.values(), settings.clip_norm)
     for optimizer in run.optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    loss, stop = accelerator.reduce(torch.stack([loss, torch.full_like(loss, float(stop))]), "mean").tolist()
+    loss, stop = accelerator.reduce(torch.stack([loss, torch.full_like(loss, float(stop))]),
+                                    "mean").tolist()
     if not math.isfinite(loss):
-        raise UserError(f"the loss became {loss} at step {run.step + 1}; lower lr (now {settings.lr}) or clip_norm, or use mixed_precision: 'no'")
+        raise UserError(f"the loss became {loss} at step {run.step + 1}; lower lr (now "
+                        f"{settings.lr}) or clip_norm, or use mixed_precision: 'no'")
     run.ema.step(run.trained.values())
     run.step += 1
     run.losses.append({"step": run.step, "loss": loss, "validation_loss": None})
     return stop > 0
 
-
+# %% ../../nbs/training/05_trainer.ipynb #0705bf78
 def _look(run, validation, seed, watch):
-    "Note in the last row of `run.losses` what the averaged weights do, and whether they are the best so far."
+    """Note in the last row of `run.losses` what the averaged weights do, and whether they are the
+    best so far."""
     row = run.losses[-1]
     with _averaged(run) as model:
         if validation is not None:
@@ -385,19 +436,23 @@ def _look(run, validation, seed, watch):
         if watch:
             row |= watch(model, run.step)
     if run.settings.patience and row["validation_loss"] < run.best.get("loss", math.inf):
-        run.best = {"loss": row["validation_loss"], "step": run.step, "weights": whole([weight.clone() for weight in run.ema.shadow_params]), "waited": -1}
+        run.best = {"loss": row["validation_loss"], "step": run.step,
+                    "weights": whole([weight.clone() for weight in run.ema.shadow_params]),
+                    "waited": -1}
     if run.best:
         run.best["waited"] += 1
 
 # %% ../../nbs/training/05_trainer.ipynb #c4cd1d37
 def _done(run):
-    "Has `run` made its steps, or lost its patience?"
+    """Has `run` made its steps, or lost its patience?"""
     patience = run.settings.patience
-    return run.step >= run.settings.steps or bool(patience) and run.best.get("waited", 0) >= patience
+    return (run.step >= run.settings.steps
+            or bool(patience) and run.best.get("waited", 0) >= patience)
 
-
+# %% ../../nbs/training/05_trainer.ipynb #85941999
 def _loop(run, data, seed, validation, watch, state, bar):
-    "Train `run` to its end, saving it in the file `state`; KeyboardInterrupt when it was asked to stop."
+    """Train `run` to its end, saving it in the file `state`; KeyboardInterrupt when it was asked to
+    stop."""
     every = run.settings.checkpoint_every
     with stop_requests() as asked:
         while not _done(run):
@@ -406,54 +461,71 @@ def _loop(run, data, seed, validation, watch, state, bar):
             looked = run.step % every == 0 or run.step == run.settings.steps
             if looked:
                 _look(run, validation, seed, watch)
-                bar.set_postfix({key: f"{value:.3f}" for key, value in run.losses[-1].items() if key != "step" and value is not None})
-            run.accelerator.log({key: value for key, value in run.losses[-1].items() if value is not None}, step=run.step)
+                bar.set_postfix({key: f"{value:.3f}"
+                                 for key, value in run.losses[-1].items() if key != "step"
+                                 and value is not None})
+            run.accelerator.log({key: value for key, value in run.losses[-1].items()
+                                 if value is not None}, step=run.step)
             if state and (looked or stop):
                 run.save(state)
             if stop and not _done(run):
-                print(f"stopped after step {run.step} of {run.settings.steps} ({', '.join(asked) or 'another process'}); " + (
-                    f"run the same again: it goes on from {state}" if state else "nothing was saved"))
+                print(f"stopped after step {run.step} of {run.settings.steps} "
+                      f"({', '.join(asked) or 'another process'}); "
+                      + (f"run the same again: it goes on from {state}" if state
+                         else "nothing was saved"))
                 raise KeyboardInterrupt
 
 # %% ../../nbs/training/05_trainer.ipynb #26d8bc22
-def train_flow(transformer, data, settings, seed, validation=None, state=None, name="train", progress=True, watch=None, tracker=None):
-    """Train `transformer` on `data` (FlowData); resumes from the file `state` if it holds this very run.
+def train_flow(transformer, data, settings, seed, validation=None, state=None, name="train",
+               progress=True, watch=None, tracker=None):
+    """Train `transformer` on `data` (FlowData); resumes from the file `state` if it holds this very
+    run.
 
     Parameters
     ----------
-    watch : called at each checkpoint, by every process, with the averaged model and the step; gives more columns of the table. tracker : 'tensorboard',
+    watch : called at each checkpoint, by every process, with the averaged model and the step; gives
+        more columns of the table. tracker : 'tensorboard',
         'dvclive' or another that accelerate knows, which writes beside `state`.
 
-    Returns (transformer with the averaged weights, the best ones with `settings.patience`, and a table of step, loss, and
+    Returns (transformer with the averaged weights, the best ones with `settings.patience`, and a
+    table of step, loss, and
     validation_loss of the averaged weights). Raises UserError when the loss is not finite.
     """
     check_tracker(tracker)
     run_name = _run_name(transformer, data, settings, seed)
-    tuner = add_adapters(transformer, settings.adapter, settings.adapter_rank, seed) if settings.adapter else None
+    tuner = add_adapters(transformer, settings.adapter, settings.adapter_rank,
+                         seed) if settings.adapter else None
     run = Run(transformer, settings, run_name, tracker, str(Path(state or name).parent))
-    run.accelerator.init_trackers(name, asdict(settings), {"dvclive": {"dir": f"{run.accelerator.project_dir}/dvclive", "save_dvc_exp": False, "dvcyaml": None}})
+    run.accelerator.init_trackers(name, asdict(settings),
+                                  {"dvclive": {"dir": f"{run.accelerator.project_dir}/dvclive",
+                                               "save_dvc_exp": False, "dvcyaml": None}})
     if state:
         _resume(run, state)
-    with tqdm(total=settings.steps, initial=run.step, desc=name, disable=not (progress and run.accelerator.is_main_process), mininterval=5) as bar:
+    with tqdm(total=settings.steps, initial=run.step, desc=name,
+              disable=not (progress and run.accelerator.is_main_process), mininterval=5) as bar:
         _loop(run, data, seed, validation, watch, state, bar)
-    for curves in run.accelerator.trackers:  # end_training() would also close the group of processes
+    # end_training() would also close the group of processes
+    for curves in run.accelerator.trackers:
         curves.finish()
-    for weight, average in zip(run.trained.values(), run.best.get("weights") or run.ema.shadow_params):
+    for weight, average in zip(run.trained.values(),
+                               run.best.get("weights") or run.ema.shadow_params):
         weight.data.copy_(spread(average, weight))
     if run.step < settings.steps:
-        print(f"{name}: no better held-out loss for {settings.patience} checkpoints; stopped at step {run.step}, the weights of step {run.best['step']} are kept")
+        print(f"{name}: no better held-out loss for {settings.patience} checkpoints; "
+              f"stopped at step {run.step}, the weights of step {run.best['step']} " "are kept")
     return (tuner.merge_and_unload() if tuner else _plain(run)).eval(), pd.DataFrame(run.losses)
 
-
+# %% ../../nbs/training/05_trainer.ipynb #b7702a09
 def check_tracker(name):
-    "UserError unless `name` is None or a tracker that accelerate knows and that is installed."
+    """UserError unless `name` is None or a tracker that accelerate knows and that is installed."""
     installed = [str(tracker.value) for tracker in get_available_trackers()]
     if name and name not in installed:
-        raise UserError(f"settings.ini: [machine] tracker '{name}' is not one of those installed here: {', '.join(installed) or 'none'}")
+        raise UserError(f"settings.ini: [machine] tracker '{name}' is not one of those "
+                        f"installed here: {', '.join(installed) or 'none'}")
 
-
+# %% ../../nbs/training/05_trainer.ipynb #0e135bbe
 def _plain(run):
-    "The transformer of `run`, put together again on every process if FSDP has spread it."
+    """The transformer of `run`, put together again on every process if FSDP has spread it."""
     if run.accelerator.distributed_type != DistributedType.FSDP:
         return run.bare
     plain = ARCHITECTURES[architecture_of(run.bare)].from_config(dict(run.bare.config))
@@ -462,11 +534,14 @@ def _plain(run):
 
 # %% ../../nbs/training/05_trainer.ipynb #b6d5ebe0
 def draw_losses(losses, width=20):
-    "A figure of the table that `train_flow` returns: mean loss of `width` steps, and the held-out loss where there is one."
+    """A figure of the table that `train_flow` returns: mean loss of `width` steps, and the held-out
+    loss where there is one."""
     fig, axis = plt.subplots(figsize=(6, 2.4))
-    axis.plot(losses["step"], losses["loss"].rolling(width, min_periods=1).mean(), color=PALETTE["real"], label=f"training, mean of {width}")
+    axis.plot(losses["step"], losses["loss"].rolling(width, min_periods=1).mean(),
+              color=PALETTE["real"], label=f"training, mean of {width}")
     held_out = losses.dropna(subset="validation_loss")
-    axis.plot(held_out["step"], held_out["validation_loss"], "o-", color=PALETTE["synthetic"], label="held out, averaged weights")
+    axis.plot(held_out["step"], held_out["validation_loss"], "o-", color=PALETTE["synthetic"],
+              label="held out, averaged weights")
     axis.set(xlabel="step", ylabel="flow loss")
     fig.legend(loc="outside right upper")
     return fig

@@ -25,26 +25,31 @@ from .flow import rope_factors
 # %% ../../nbs/training/03_transformer.ipynb #fa0f1ae4
 ARCHITECTURES = {"lumina_next": LuminaNextDiT2DModel, "lumina2": Lumina2Transformer2DModel}
 
-
-def build_transformer(latent_channels, text_dim, image_size, hidden_size, num_layers, num_heads, num_kv_heads, patch_size=2,
-                      architecture="lumina_next"):
-    "A transformer of `ARCHITECTURES` for square images of `image_size` pixels, whose latents are 8 times smaller on each side."
-    shape = dict(sample_size=image_size // 8, patch_size=patch_size, in_channels=latent_channels, hidden_size=hidden_size,
-                 num_layers=num_layers, num_attention_heads=num_heads, num_kv_heads=num_kv_heads, multiple_of=32)
+# %% ../../nbs/training/03_transformer.ipynb #1b5882b4
+def build_transformer(latent_channels, text_dim, image_size, hidden_size, num_layers, num_heads,
+                      num_kv_heads, patch_size=2, architecture="lumina_next"):
+    """A transformer of `ARCHITECTURES` for square images of `image_size` pixels, whose latents are
+    8 times smaller on each side."""
+    shape = dict(sample_size=image_size // 8, patch_size=patch_size,
+                 in_channels=latent_channels, hidden_size=hidden_size, num_layers=num_layers,
+                 num_attention_heads=num_heads, num_kv_heads=num_kv_heads, multiple_of=32)
     if architecture == "lumina2":
         head, plane = hidden_size // num_heads, hidden_size // num_heads // 6 * 2
-        return Lumina2Transformer2DModel(**shape, cap_feat_dim=text_dim, axes_dim_rope=(head - 2 * plane, plane, plane))
-    return LuminaNextDiT2DModel(**shape, cross_attention_dim=text_dim, learn_sigma=True, qk_norm=True)
+        return Lumina2Transformer2DModel(**shape, cap_feat_dim=text_dim,
+                                         axes_dim_rope=(head - 2 * plane, plane, plane))
+    return LuminaNextDiT2DModel(**shape, cross_attention_dim=text_dim, learn_sigma=True,
+                                qk_norm=True)
 
-
+# %% ../../nbs/training/03_transformer.ipynb #a70ad3f1
 def architecture_of(transformer):
-    "The name in `ARCHITECTURES` of `transformer`, wrapped or not."
-    return "lumina2" if "cap_feat_dim" in getattr(transformer, "module", transformer).config else "lumina_next"
+    """The name in `ARCHITECTURES` of `transformer`, wrapped or not."""
+    return "lumina2" if "cap_feat_dim" in getattr(transformer, "module",
+                                                  transformer).config else "lumina_next"
 
 # %% ../../nbs/training/03_transformer.ipynb #e43bfcdb
 @torch.no_grad()
 def initialise(transformer, seed):
-    "Xavier weights; scales and output zero, gates open. In place; returns the transformer."
+    """Xavier weights; scales and output zero, gates open. In place; returns the transformer."""
     generator = torch.Generator().manual_seed(seed)
     for module in transformer.modules():
         if isinstance(module, torch.nn.Linear):
@@ -67,70 +72,90 @@ def initialise(transformer, seed):
 # %% ../../nbs/training/03_transformer.ipynb #6cac12b6
 @lru_cache(maxsize=8)
 def rotary_positions(head_dim, side, linear_factor=1.0, ntk_factor=1.0):
-    "Complex rotary embedding `[side, side, head_dim / 2]` of a square of `side` x `side` tokens."
+    """Complex rotary embedding `[side, side, head_dim / 2]` of a square of `side` x `side` tokens.
+    """
     return get_2d_rotary_pos_embed_lumina(head_dim, side, side, linear_factor, ntk_factor)
 
-
+# %% ../../nbs/training/03_transformer.ipynb #cbf3fa69
 def predict_velocity(transformer, latents, t, embeddings, mask, watershed=1.0):
-    """Velocity `[N, C, h, w]` at `latents` and times `t` (`[N]`, 0 noise, 1 image) for text `embeddings` `[N, T, D]` and `mask` `[N, T]`.
+    """Velocity `[N, C, h, w]` at `latents` and times `t` (`[N]`, 0 noise, 1 image) for text
+    `embeddings` `[N, T, D]` and `mask` `[N, T]`.
 
-    For latents larger than the transformer's `sample_size`, `t` is one time for all, and `watershed` is that of `flow.rope_factors`.
+    For latents larger than the transformer's `sample_size`, `t` is one time for all, and
+    `watershed` is that of `flow.rope_factors`.
     """
     config = getattr(transformer, "module", transformer).config
     if architecture_of(transformer) == "lumina2":
         return transformer(latents, t, embeddings, mask, return_dict=False)[0]
     scale = latents.shape[-1] / config.sample_size
     factors = rope_factors(float(t[0]), scale, watershed) if scale != 1 else (1.0, 1.0)
-    positions = rotary_positions(config.hidden_size // config.num_attention_heads, latents.shape[-1] // config.patch_size, *factors)
+    positions = rotary_positions(config.hidden_size // config.num_attention_heads,
+                                 latents.shape[-1] // config.patch_size, *factors)
     out = transformer(latents, t, embeddings, mask, positions, return_dict=False,
-                      cross_attention_kwargs={"base_sequence_length": (config.sample_size // 2) ** 2})[0]
+                      cross_attention_kwargs={"base_sequence_length":
+                                              (config.sample_size // 2) ** 2})[0]
     return out.chunk(2, dim=1)[0]
 
 # %% ../../nbs/training/03_transformer.ipynb #667c3c83
 def transfer(transformer, image_size):
-    "A transformer for images of `image_size` pixels with the weights of `transformer`."
-    larger = type(transformer).from_config(dict(transformer.config) | {"sample_size": image_size // 8})
+    """A transformer for images of `image_size` pixels with the weights of `transformer`."""
+    larger = type(transformer).from_config(dict(transformer.config) | {"sample_size": image_size
+        // 8})
     larger.load_state_dict(transformer.state_dict())
     return larger
 
-
+# %% ../../nbs/training/03_transformer.ipynb #0835fd44
 def load_transformer(folder):
-    "The transformer in `folder`, frozen; UserError if it is of another architecture, or its weights are not all there."
+    """The transformer in `folder`, frozen; UserError if it is of another architecture, or its
+    weights are not all there."""
     known = {model.__name__: model for model in ARCHITECTURES.values()}
     kind = class_named(folder, "generator")
     if kind not in known:
-        raise UserError(f"generator: {folder} holds a {kind}; known are {', '.join(known)}. Name a checkpoint that this package trained")
+        raise UserError(f"generator: {folder} holds a {kind}; known are {', '.join(known)}. "
+                        "Name a checkpoint that this package trained")
     return open_model("generator", known[kind].from_pretrained, folder)
 
 # %% ../../nbs/training/03_transformer.ipynb #973829d3
 def checkpoint_blocks(transformer):
-    "Let each block compute its inside again for the gradient instead of keeping it. In place; returns the transformer."
+    """Let each block compute its inside again for the gradient instead of keeping it. In place;
+    returns the transformer."""
     for block in transformer.layers:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     return transformer
 
 # %% ../../nbs/training/03_transformer.ipynb #ccc87c27
 def step_flops(transformer, text_tokens, batch_size=1) -> int:
-    """Floating-point operations of a training step of `transformer` (without checkpointed blocks), optimizer left out.
+    """Floating-point operations of a training step of `transformer` (without checkpointed blocks),
+    optimizer left out.
 
-    `text_tokens` is the length of the captions, padding included. On the device "meta" nothing is computed to count; lumina2 has to be on another.
+    `text_tokens` is the length of the captions, padding included. On the device "meta" nothing is
+    computed to count; lumina2 has to be on another.
     """
     config, device = transformer.config, transformer.device
-    latents = torch.zeros(batch_size, config.in_channels, config.sample_size, config.sample_size, device=device)
-    text = torch.zeros(batch_size, text_tokens, config.get("cross_attention_dim") or config.cap_feat_dim, device=device)
-    mask, t = torch.ones(batch_size, text_tokens, dtype=torch.long, device=device), torch.zeros(batch_size, device=device)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernels compute the attention of the backward pass twice
+    latents = torch.zeros(batch_size, config.in_channels, config.sample_size,
+                          config.sample_size, device=device)
+    text = torch.zeros(batch_size, text_tokens,
+                       config.get("cross_attention_dim") or config.cap_feat_dim, device=device)
+    mask, t = torch.ones(batch_size, text_tokens, dtype=torch.long,
+                         device=device), torch.zeros(batch_size, device=device)
+    # the fused kernels compute the attention of the backward pass twice
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         predict_velocity(transformer, latents, t, text, mask).sum().backward()
     return counter.get_total_flops()
 
 # %% ../../nbs/training/03_transformer.ipynb #ae73a4ab
 def add_adapters(transformer, kind, rank, seed):
-    """Freeze `transformer` and put adapters on the matrices of its blocks, in place: `kind` is 'lora' or 'dora'.
+    """Freeze `transformer` and put adapters on the matrices of its blocks, in place: `kind` is
+    'lora' or 'dora'.
 
-    Returns peft's `LoraModel`, whose `merge_and_unload()` gives the transformer back with the adapters added into its weights.
+    Returns peft's `LoraModel`, whose `merge_and_unload()` gives the transformer back with the
+    adapters added into its weights.
     """
     matrices = [name for name, module in transformer.named_modules()
-                if isinstance(module, torch.nn.Linear) and name.startswith("layers.") and "norm" not in name]
+                if isinstance(module, torch.nn.Linear) and name.startswith("layers.")
+                and "norm" not in name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LoraModel(transformer, LoraConfig(r=rank, lora_alpha=rank, use_dora=kind == "dora", target_modules=matrices), "default")
+        return LoraModel(transformer, LoraConfig(r=rank, lora_alpha=rank,
+                                                 use_dora=kind == "dora",
+                                                 target_modules=matrices), "default")
