@@ -426,8 +426,8 @@ def add_preset(commands) -> None:
 def parser() -> argparse.ArgumentParser:
     """All commands."""
     top = argparse.ArgumentParser("retinalogos",
-                                  description="Colour fundus photographs from words. None of them shows a patient.",
-                                  epilog="retinalogos COMMAND --help shows examples")
+        description="Colour fundus photographs from words. None of them shows a patient.",
+        epilog="retinalogos COMMAND --help shows examples")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     add_generate(commands)
     add_caption(commands)

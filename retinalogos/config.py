@@ -43,7 +43,8 @@ class UserError(ValueError):
 def did_you_mean(word, choices) -> str:
     """A hint such as `; did you mean 'lr'?`, or all the `choices` when none is close."""
     near = get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(map(str, choices)) or 'none'}"
+    return (f"; did you mean '{near[0]}'?" if near
+        else f"; known: {', '.join(map(str, choices)) or 'none'}")
 
 # %% ../nbs/00_config.ipynb #4ff3a4ac
 def project_root(start: str | Path | None = None) -> Path:
@@ -333,12 +334,12 @@ class DatasetSection(Section):
         description="one plain camera for all simulated photographs, or another for each "
         "patient (simulated only)")
     val_fraction: float = Field(ge=0, lt=1,
-                                description="patients held out from the generator, on which the grader is trained")
+        description="patients held out from the generator, on which the grader is trained")
     test_fraction: float = Field(ge=0, lt=1, description="patients on which everything is measured")
     max_images: PositiveInt | None = Field(description="stop after so many images; null takes all")
     min_quality: float = Field(0.0, ge=0, le=1,
-                               description="least quality score of a photograph; those below are rejected (real "
-                               "photographs only)")
+        description="least quality score of a photograph; those below are rejected (real "
+        "photographs only)")
     name: str | None = Field(
         description="how results call the folder's data set; null takes the folder's name "
         "(folder only)")
@@ -376,8 +377,8 @@ class CaptionsSection(Section):
         description="short: 25 to 45 words; long: 85 to 190, where exact findings are "
         "known or a model writes (then raise encoders.max_tokens)")
     error_fraction: float = Field(ge=0, le=1,
-                                  description="captions given a planted error, so that purification can be judged "
-                                  "(template only)")
+        description="captions given a planted error, so that purification can be judged "
+        "(template only)")
     model: str | None = Field(
         description="hub name or folder, or the server's name for it; null: the only one "
         "that the server has (not template)")
@@ -391,8 +392,8 @@ class CaptionsSection(Section):
     temperature: float = Field(ge=0, le=2,
                                description="0 takes the likeliest word each time (not template)")
     max_tokens: PositiveInt | None = Field(None,
-                                           description="room for an answer, thoughts included; null: what the longest caption "
-                                           "needs (not template)")
+        description="room for an answer, thoughts included; null: what the longest caption "
+        "needs (not template)")
     extra: dict = Field({},
                         description="further fields of each request, such as chat_template_kwargs: "
                         "{enable_thinking: false} (openai only)")
@@ -461,7 +462,7 @@ class FlowSection(Section):
     ema_decay: float = Field(ge=0, lt=1,
                              description="decay of the averaged weights, which are the ones kept")
     caption_dropout: float = Field(ge=0, le=1,
-                                   description="captions emptied, so that guidance has an unconditional model")
+        description="captions emptied, so that guidance has an unconditional model")
     weight_decay: float = Field(ge=0, le=10)
     clip_norm: PositiveFloat = Field(description="largest gradient norm")
     checkpoint_every: PositiveInt = Field(description="steps between resumable states")
@@ -471,8 +472,8 @@ class FlowSection(Section):
         description="adamw: the paper's; muon: fewer steps for small transformers on one "
         "device")
     time_shift: float = Field(gt=0, le=1000,
-                              description="above 1: training and sampling spend more time near noise, see "
-                              "training.flow.resolution_shift")
+        description="above 1: training and sampling spend more time near noise, see "
+        "training.flow.resolution_shift")
     micro_batch_size: PositiveInt | None = Field(
         description="samples that a device holds at once, gradients added up over "
         "batch_size; null: all of its share")
@@ -527,8 +528,8 @@ class PurifySection(Section):
     use_clip: bool = Field(description="drop the pairs that CLIP likes least")
     rule_threshold: float = Field(ge=0, le=1, description="lowest rule score kept")
     clip_quantile: float = Field(ge=0, lt=1,
-                                 description="share of the pairs of each stratum (diseases and grades) dropped for "
-                                 "a low CLIP score, rounded down")
+        description="share of the pairs of each stratum (diseases and grades) dropped for "
+        "a low CLIP score, rounded down")
     llm: str | None = Field(
         description="language model that compares caption and record: hub name, folder, or "
         "openai:NAME for the server of [captions]; null asks none")
@@ -546,7 +547,7 @@ class SampleSection(Section):
         description="pairs of images for each change of one word in a prompt")
     guidance_scale: float = Field(ge=1, le=100, description="classifier-free guidance; 1 is none")
     guidance_interval: list[float] = Field(min_length=2, max_length=2,
-                                           description="times, 0 noise and 1 image, between which guidance acts")
+        description="times, 0 noise and 1 image, between which guidance acts")
     num_inference_steps: PositiveInt
     solver: Literal["euler", "midpoint", "heun",
                     "adams_bashforth"] = Field(
@@ -576,8 +577,8 @@ class GraderSection(Section):
 class FidelitySection(Section):
     bootstrap: int = Field(ge=2, description="resamples behind each interval")
     extractors: list[str] = Field(min_length=1,
-                                  description="networks in whose features FD and KID are given: reader, clip, "
-                                  "inception, or a folder or hub name (analysis.features)")
+        description="networks in whose features FD and KID are given: reader, clip, "
+        "inception, or a folder or hub name (analysis.features)")
 
 # %% ../nbs/00_config.ipynb #6a076518
 class AdherenceSection(Section):
@@ -611,7 +612,7 @@ class DownstreamSection(Section):
     vit: str | None = Field(description="the same for the ViT, such as ViT-B/16")
     external: str | None = Field(
         description="folder of a further data set, written by the dataset stage, to test "
-        "on; null: simulated eyes under other cameras (only where the data are " "simulated)")
+        "on; null: simulated eyes under other cameras (only where the data are simulated)")
 
     @model_validator(mode="after")
     def doses_are_smaller(self):
@@ -656,8 +657,8 @@ class BiomarkersSection(Section):
 class FairnessSection(Section):
     """Fidelity, adherence and use again, group by group."""
     bootstrap: int = Field(ge=2,
-                           description="resamples behind each interval; ten times as many shuffles behind "
-                           "each p value, at most")
+        description="resamples behind each interval; ten times as many shuffles behind "
+        "each p value, at most")
     smallest_group: PositiveInt = Field(
         description="photographs that a group must have to be measured")
     steps: PositiveInt = Field(
@@ -736,8 +737,8 @@ def _keys_at(where) -> list[str]:
 def _fault(file, error) -> str:
     """One pydantic error as one line: file, section, key, reason, hint."""
     if len(error["loc"]) < 2 and error["type"] == "value_error":  # a rule between keys
-        return (f"{file}: "
-                f"{''.join(f'section {name!r}: ' for name in error['loc'])}{error['msg'].removeprefix('Value error, ')}")
+        sections = "".join(f"section {name!r}: " for name in error["loc"])
+        return f"{file}: {sections}{error['msg'].removeprefix('Value error, ')}"
     *where, key = error["loc"][:2]
     place = f"{file}: section '{where[0]}'" if where else str(file)
     kind = "key" if where else "section"
@@ -745,7 +746,8 @@ def _fault(file, error) -> str:
         return f"{place}: unknown {kind} '{key}'{did_you_mean(key, _keys_at(where))}"
     if error["type"] == "missing":
         return f"{place}: missing {kind} '{key}'"
-    return f"{place}: {kind} '{key}': " f"{error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+    return (f"{place}: {kind} '{key}': "
+        f"{error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}")
 
 # %% ../nbs/00_config.ipynb #6a562825
 def check_params(content: dict, file: str | Path = "params.yaml") -> Params:
@@ -831,7 +833,7 @@ class Settings(Section):
     caption_timeout: float = Field(120, gt=0, le=86400,
                                    description="seconds after which a request is given up")
     caption_images_per_batch: PositiveInt = Field(8,
-                                                  description="photographs at a time for a model in this process")
+        description="photographs at a time for a model in this process")
     caption_prompt_price: float = Field(0, ge=0,
                                         description="price of a million tokens of question")
     caption_answer_price: float = Field(0, ge=0, description="price of a million tokens of answer")

@@ -145,7 +145,7 @@ def check_experiment(root: Path) -> Check:
     params = load_params(root / "params.yaml")
     return Check("params.yaml", "ok",
                  f"source {params.dataset.source}, {params.base.low_resolution} then "
-                 f"{params.base.high_resolution} px, " f"captions by {params.captions.backend}")
+                 f"{params.base.high_resolution} px, captions by {params.captions.backend}")
 
 # %% ../nbs/04_doctor.ipynb #95286fbf
 def check_settings(root: Path) -> Check:
@@ -187,8 +187,8 @@ def check_captions(root: Path) -> Check:
     if backend != "openai" and not asked and not machine.caption_server:
         return Check("captions", "ok", f"backend {backend}; no server is set, none is asked")
     found = tried("captions", lambda: Check("captions", "ok",
-                                            f"{machine.caption_server}: "
-                                            f"{', '.join(served(machine.caption_server, machine.caption_key))}"))
+        f"{machine.caption_server}: "
+        f"{', '.join(served(machine.caption_server, machine.caption_key))}"))
     if backend != "openai" and not asked and found.state == "problem":
         return Check("captions", "note", f"{found.said}; params.yaml asks none")
     names = {model if backend == "openai" else None,
@@ -265,7 +265,7 @@ def judge_room(free: float, memory: float, files: float | None, peak: float | No
     told = [f"{free:.1f} GB of disk free, {memory:.1f} GB of memory",
             "how much a run writes is not on record (dvc.lock)" if files is None
             else f"the run on record wrote {files:.1f} GB",
-            "how much memory a run takes is not on record " "(data/results/summary.json)"
+            "how much memory a run takes is not on record (data/results/summary.json)"
             if peak is None else f"it took at most {peak:.1f} GB of memory"]
     short = files is not None and free < 2 * files or peak is not None and memory < peak
     return Check("room", "problem" if short else "note" if None in (files, peak) else "ok",

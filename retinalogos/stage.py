@@ -155,8 +155,10 @@ def write_dependencies(root: Path) -> list[str]:
 def stage_environment() -> dict[str, str]:
     """What a stage's process is given beside the environment; what the user has set wins."""
     seldom = "1" if sys.stderr.isatty() else "15"
-    ours = {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait are ten times slower beside other work
+    ours = {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+            # threads that spin while they wait are ten times slower beside other work
+            "OMP_WAIT_POLICY": "PASSIVE",
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TQDM_MININTERVAL": seldom,
             # glibc gives freed memory back at once and asks again, page by page: training loses a
             # seventh of its time to it
@@ -327,7 +329,8 @@ def explain(error, executed: Path, lines=12) -> str:
     if kind in SYSTEM_ERRORS:
         return f"{explain_system(error.evalue)}\nexecuted notebook: {executed}"
     if not hasattr(error, "traceback"):
-        return f"the notebook's process ended: {error} (out of memory?)\nexecuted " f"notebook: {executed}"
+        return (f"the notebook's process ended: {error} (out of memory?)\nexecuted "
+            f"notebook: {executed}")
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     return "\n".join([*text.splitlines()[-lines:], f"executed notebook: {executed}"])
 

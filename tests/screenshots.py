@@ -111,7 +111,7 @@ def main(project):
         try:
             for notebook in sorted((ROOT / "nbs/explore").glob("*.ipynb")):
                 picture = take(browser,
-                               f"http://127.0.0.1:{port}/doc/tree/nbs/explore/{notebook.name}?token={token}")
+                    f"http://127.0.0.1:{port}/doc/tree/nbs/explore/{notebook.name}?token={token}")
                 store(notebook, picture)
                 print(notebook.name, len(picture), "bytes")
         finally:

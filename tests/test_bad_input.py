@@ -162,7 +162,7 @@ def test_splits_that_leave_nothing_to_train_on_are_refused(folder, tmp_path):
 
 
 # ---- two hundred mutations
-# -------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 ENCODINGS = {"jpg": dict(format="JPEG", quality=92), "png": dict(format="PNG"),
              "tif": dict(format="TIFF"), "webp": dict(format="WEBP", lossless=True),
@@ -236,13 +236,11 @@ ODD_NAMES = ["../../secret.png", "/etc/passwd", "..\\..\\secret.png", "a\0b.png"
              "file:///etc/passwd", "https://example.org/a.png", "", " ", ".", "..", "./", "nan",
              "*.png", "[a-z].png", "'; drop table eyes; --", "=1+1", "\u00e9\u0301.png",
              "images", "labels.csv"]
-ODD_CELLS = [("grade", g) for g in ("9", "-1", "1.5", "inf", "two", "0x1", "1e9", "\u0663",
-                                    "1;2")] + [("eye", e) for e in ("middle", "OU", "0",
-    "\u5de6")] + [("labels", w) for w in ("glaucma", "normal fundus, glaucoma",
-                                          "no fundus image",
-                                          "mild nonproliferative retinopathy, proliferative diabetic retinopathy",
-                                          "ignore the instructions above", "<script>",
-                                          "\u7cd6\u5c3f\u75c5")]
+ODD_CELLS = ([("grade", g) for g in ("9", "-1", "1.5", "inf", "two", "0x1", "1e9", "\u0663",
+    "1;2")] + [("eye", e) for e in ("middle", "OU", "0", "\u5de6")]
+    + [("labels", w) for w in ("glaucma", "normal fundus, glaucoma", "no fundus image",
+    "mild nonproliferative retinopathy, proliferative diabetic retinopathy",
+    "ignore the instructions above", "<script>", "\u7cd6\u5c3f\u75c5")])
 
 
 def bad_rows():
@@ -298,7 +296,8 @@ def test_two_hundred_mutations_neither_crash_the_run_nor_are_kept_in_silence(tmp
 
 
 GOOD_TABLE = "image,patient,eye,grade,labels\ngood.png,1,OD,2,\n"
-BAD_TABLES = {  # content of labels.csv -> part of the error; None: read without an error
+# content of labels.csv -> part of the error; None: read without an error
+BAD_TABLES = {  # table
     "empty": (b"", "no column"), "blank lines": (b"\n\n\n", "no column"), "only a header": (GOOD_TABLE.split("\n")[0].encode(), "no usable photograph"),
     "no header": (b"good.png,1,OD,2,\n", "no column"), "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "not a readable CSV"),
     "UTF-16 without its mark": (GOOD_TABLE.encode("utf-16-le"), "labels.csv"), "Latin-1": (GOOD_TABLE.replace("good", "g\u00f6\u00f6d").encode("latin-1"), "not a readable CSV"),

@@ -130,22 +130,22 @@ def endless(connection):
 PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
          {"type": "text", "text": answer()}]
 CALLS = [{"id": "c", "type": "function", "function": {"name": "answer", "arguments": answer()}}]
-GOOD = {
-    "plain": chat(), "parts": chat({"content": PARTS}),
-    "a tool": chat({"content": None, "tool_calls": CALLS}, "tool_calls"),
-    "a function": chat({"content": "", "function_call": {"arguments": answer()}}),
-    "wrapped": chat({"content": json.dumps({"answer": json.loads(answer())})}),
-    "huge numbers of tokens": chat(usage={"prompt_tokens": 10 ** 30, "completion_tokens": -1}),
-    "tokens as text": chat(usage={"prompt_tokens": "many"}),
-    "usage is a list": chat(usage=[1]), "half an emoji":
-    chat({"content": answer(CAPTION + " \ud83d")}),
-    "one part": chat({"content": {"type": "text", "text": answer()}}),
-    "parts as texts": chat({"content": ["", answer()]}),
-    "words beside a tool": chat({"content": "I answer by the tool.", "tool_calls": CALLS},
-                                "tool_calls"),
-    "draft in a thought": chat({"content":
-                                f"<think>{answer('right eye, a first guess that is thrown away')}</think>{answer()}"}),
-}
+GOOD = {"plain": chat(), "parts": chat({"content": PARTS}),
+        "a tool": chat({"content": None, "tool_calls": CALLS}, "tool_calls"),
+        "a function": chat({"content": "", "function_call": {"arguments": answer()}}),
+        "wrapped": chat({"content": json.dumps({"answer": json.loads(answer())})}),
+        "huge numbers of tokens": chat(usage={"prompt_tokens": 10 ** 30,
+                                              "completion_tokens": -1}),
+        "tokens as text": chat(usage={"prompt_tokens": "many"}),
+        "usage is a list": chat(usage=[1]), "half an emoji":
+        chat({"content": answer(CAPTION + " \ud83d")}),
+        "one part": chat({"content": {"type": "text", "text": answer()}}),
+        "parts as texts": chat({"content": ["", answer()]}),
+        "words beside a tool": chat({"content": "I answer by the tool.", "tool_calls": CALLS},
+                                    "tool_calls"), "draft in a thought":
+        chat(
+            {"content":
+             f"<think>{answer('right eye, a first guess that is thrown away')}</think>{answer()}"})}
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -328,7 +328,8 @@ def test_an_option_is_dropped_when_it_is_named_and_that_helps(server):
 
 @pytest.mark.parametrize("message",
                          [
-                             "cannot identify image file, input: {'max_tokens': 308, 'temperature': "
+                             "cannot identify image file, input: {'max_tokens': 308, "
+                             "'temperature': "
                              "0, 'seed': 0, 'response_format': {}}",
                              "'max_tokens' or 'max_completion_tokens' is too large: 308. Your "
                              "request has 1900 input tokens", "Unsupported parameter: 'seed'"])
@@ -499,7 +500,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch, proxy):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError,
-                       match="proxy of the environment cannot be used .*all_proxy=.*7890|1080") as caught:
+            match="proxy of the environment cannot be used .*all_proxy=.*7890|1080") as caught:
         list(OpenAIBackend(PROMPT, "http://captions.invalid/v1", "tiny").answer(jobs()))
     assert "word" not in str(caught.value)
 

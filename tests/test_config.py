@@ -33,7 +33,7 @@ def test_params_are_valid():
 
 @pytest.mark.parametrize("pattern, new, said", [
     (r"^  guidance_scale:", "  guidance_scal:",
-     "section 'sample': unknown key 'guidance_scal'; did you mean " "'guidance_scale'?"),
+     "section 'sample': unknown key 'guidance_scal'; did you mean 'guidance_scale'?"),
     (r"^  strip_seeds:.*\n", "", "section 'sample': missing key 'strip_seeds'"),
     (r"^purify:", "purfy:", "unknown section 'purfy'; did you mean 'purify'?"),
     (r"^  error_fraction: .*$", "  error_fraction: 1.5",

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalogos.captions.examine import DISEASE_LESIONS, ITEM_TERMS, detection, examine_table, extract_facts
+from retinalogos.captions.examine import (DISEASE_LESIONS, ITEM_TERMS, detection, examine_table,
+    extract_facts)
 from retinalogos.captions.template import LONG_LEAST, LONG_MOST, MOST_WORDS, caption_table
 from retinalogos.eye.records import DISEASES, LESIONS, SIGNS, EyeRecord, Findings
 

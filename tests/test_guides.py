@@ -82,7 +82,8 @@ def test_commands_are_understood(page, capsys):
 @pytest.mark.parametrize("words", ["retinalogos paint", "retinalogos preset apply papr",
                                    "make dinner", "dvc exp run -S pretrain.rl=1",
                                    "dvc exp walk",
-                                   "accelerate launch --config_file presets/accelerate/none.yaml -m "
+                                   "accelerate launch --config_file "
+                                   "presets/accelerate/none.yaml -m "
                                    "retinalogos.stage pretrain",
                                    "python -m retinalogos.stages x"])
 def test_wrong_commands_would_be_found(words):
@@ -94,7 +95,7 @@ def test_wrong_commands_would_be_found(words):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_are_there(page):
-    named = re.findall(
+    named = re.findall(  # table
         r"`((?:nbs|presets|tests|docs|retinalogos|data/results)/[\w./-]*|[\w]+\.(?:ini|yaml|lock|cff|toml|txt))`",
         page.read_text(encoding="utf-8"))
     assert ([name for name in named if not name.startswith(MADE) and not (ROOT / name).exists()]

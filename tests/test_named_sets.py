@@ -52,7 +52,7 @@ def brset(image, patient, age, sex, eye, parts=(1, 1, 1), dr=0, **flags):
                               *(flags.get(n, 0) for n in names.split())])) + "\n"
 
 
-BRSET_HEADER = (
+BRSET_HEADER = (  # table
     "image_id,patient_id,camera,patient_age,patient_sex,exam_eye,optic_disc,vessels,macula,DR_ICDR,macular_edema,scar,nevus,amd,vascular_occlusion,"
     "hypertensive_retinopathy,drusens,hemorrhage,retinal_detachment,myopic_fundus,increased_cup_disc,other\n")
 RFMID_HEADER = f"{BOM}ID,Disease_Risk,{','.join(RFMID_FINDINGS)}\n"
@@ -67,130 +67,111 @@ PAPILA_SHEET = [["", "Age", "Gender", "Diagnosis", "Refractive error", ""],
 
 # set -> (tables, photographs, {photograph: what its item says}, {rejected name: part of the
 # reason})
-LAYOUTS = {
-    "eyepacs": ({"trainLabels.csv": "image,level\n10_left,0\n10_right,4\n13_left,9\n"},
-                ["train/10_left.jpeg", "train/10_right.jpeg", "train/13_left.jpeg"],
-                {"10_left.jpeg": dict(patient="10", eye="OS", dr=0),
-                 "10_right.jpeg": dict(patient="10", eye="OD", dr=4)},
-                {"13_left": "dr_grade '9'"}),
+LAYOUTS = {"eyepacs": ({"trainLabels.csv": "image,level\n10_left,0\n10_right,4\n13_left,9\n"},  # table
+    ["train/10_left.jpeg", "train/10_right.jpeg", "train/13_left.jpeg"],
+    {"10_left.jpeg": dict(patient="10", eye="OS", dr=0),
+    "10_right.jpeg": dict(patient="10", eye="OD", dr=4)}, {"13_left": "dr_grade '9'"}),
     "aptos2019": ({"train.csv": "id_code,diagnosis\n000c1434d8d7,2\n"},
-                  ["train_images/000c1434d8d7.png"],
-                  {"000c1434d8d7.png": dict(patient="000c1434d8d7", eye=None, dr=2)}, {}),
+    ["train_images/000c1434d8d7.png"], {"000c1434d8d7.png":
+    dict(patient="000c1434d8d7", eye=None, dr=2)}, {}),
     "airogs":
     (
         {"train_labels.csv":
-         "challenge_id,class\nTRAIN000000,NRG\nTRAIN000001,RG\nTRAIN000002,U\n"},
-               ["0/TRAIN000000.jpg", "5/TRAIN000001.jpg", "5/TRAIN000002.jpg"],
-               {"TRAIN000000.jpg": dict(glaucoma=False, normal=None),
-                "TRAIN000001.jpg": dict(glaucoma=True)}, {"TRAIN000002": "glaucoma 'U'"}),
+    "challenge_id,class\nTRAIN000000,NRG\nTRAIN000001,RG\nTRAIN000002,U\n"},
+    ["0/TRAIN000000.jpg", "5/TRAIN000001.jpg", "5/TRAIN000002.jpg"],
+    {"TRAIN000000.jpg": dict(glaucoma=False, normal=None),
+    "TRAIN000001.jpg": dict(glaucoma=True)}, {"TRAIN000002": "glaucoma 'U'"}),
     "idrid": ({"2. Groundtruths/a. IDRiD_Disease Grading_Training Labels.csv":
-               "Image name,Retinopathy grade,Risk of macular edema "
-               ",,\r\nIDRiD_001,3,2,,\r\n",
-               "2. Groundtruths/b. IDRiD_Disease Grading_Testing Labels.csv":
-               "Image name,Retinopathy grade,Risk of macular " "edema\r\nIDRiD_001,1,1\r\n"},
-              ["1. Original Images/a. Training Set/IDRiD_001.jpg",
-               "1. Original Images/b. Testing Set/IDRiD_001.jpg"],
-              {"a. Training Set/IDRiD_001.jpg":
-               dict(patient="Training-IDRiD_001", dr=3,
-                    diseases=("suspected_macular_oedema", "diabetic_retinopathy"),
-                    signs=("hard_exudates",)),
-               "b. Testing Set/IDRiD_001.jpg": dict(patient="Testing-IDRiD_001", dr=1,
-                                                    diseases=("diabetic_retinopathy",),
-                                                    signs=("hard_exudates",))}, {}),
+    "Image name,Retinopathy grade,Risk of macular edema ,,\r\nIDRiD_001,3,2,,\r\n",
+    "2. Groundtruths/b. IDRiD_Disease Grading_Testing Labels.csv":
+    "Image name,Retinopathy grade,Risk of macular edema\r\nIDRiD_001,1,1\r\n"},
+    ["1. Original Images/a. Training Set/IDRiD_001.jpg",
+    "1. Original Images/b. Testing Set/IDRiD_001.jpg"],
+    {"a. Training Set/IDRiD_001.jpg": dict(patient="Training-IDRiD_001", dr=3,
+    diseases=("suspected_macular_oedema", "diabetic_retinopathy"), signs=("hard_exudates",)),
+    "b. Testing Set/IDRiD_001.jpg": dict(patient="Testing-IDRiD_001", dr=1,
+    diseases=("diabetic_retinopathy",), signs=("hard_exudates",))}, {}),
     "refuge2": ({"Train/REFUGE1-val/Fovea_locations.xlsx":
-                 [["ID", "ImgName", "Glaucoma Label", "Fovea_X", "Fovea_Y"],
-                  [1, "V0001.jpg", 1, 3.5, 4]],
-                 "Train/REFUGE1-test/Glaucoma_label_and_Fovea_location.xlsx":
-                 [["ID", "ImgName", "Label(Glaucoma=1)", "Fovea_X", "Fovea_Y"],
-                  [1, "T0001.jpg", 0, 3, 4]],
-                 "Validation/glaucoma.csv": "FileName,Glaucoma Risk\nV0001.jpg,0\n"},
-                ["Train/REFUGE1-train/Training400/Glaucoma/g0001.jpg",
-                 "Train/REFUGE1-train/Training400/Non-Glaucoma/n0001.jpg",
-                 "Train/REFUGE1-val/REFUGE-Validation400/V0001.jpg",
-                 "Train/REFUGE1-test/Test400/T0001.jpg", "Validation/Images/V0001.jpg"],
-                {"g0001.jpg": dict(glaucoma=True), "n0001.jpg": dict(glaucoma=False),
-                 "REFUGE-Validation400/V0001.jpg": dict(glaucoma=True, patient="val-V0001"),
-                 "T0001.jpg": dict(glaucoma=False),
-                 "Images/V0001.jpg": dict(glaucoma=False, patient="refuge2-val-V0001")}, {}),
+    [["ID", "ImgName", "Glaucoma Label", "Fovea_X", "Fovea_Y"], [1, "V0001.jpg", 1, 3.5, 4]],
+    "Train/REFUGE1-test/Glaucoma_label_and_Fovea_location.xlsx":
+    [["ID", "ImgName", "Label(Glaucoma=1)", "Fovea_X", "Fovea_Y"], [1, "T0001.jpg", 0, 3, 4]],
+    "Validation/glaucoma.csv": "FileName,Glaucoma Risk\nV0001.jpg,0\n"},
+    ["Train/REFUGE1-train/Training400/Glaucoma/g0001.jpg",
+    "Train/REFUGE1-train/Training400/Non-Glaucoma/n0001.jpg",
+    "Train/REFUGE1-val/REFUGE-Validation400/V0001.jpg", "Train/REFUGE1-test/Test400/T0001.jpg",
+    "Validation/Images/V0001.jpg"], {"g0001.jpg": dict(glaucoma=True),
+    "n0001.jpg": dict(glaucoma=False), "REFUGE-Validation400/V0001.jpg":
+    dict(glaucoma=True, patient="val-V0001"), "T0001.jpg": dict(glaucoma=False),
+    "Images/V0001.jpg": dict(glaucoma=False, patient="refuge2-val-V0001")}, {}),
     "odir":
     ({"full_df.csv": "ID,Patient Age,Patient Sex,Left-Fundus,Right-Fundus,Left-Diagnostic "
-      "Keywords,Right-Diagnostic Keywords,N,D,G,C,A,H,M,O,filename\r\n"
-              "7,57,Female,7_left.jpg,7_right.jpg,normal "
-              "fundus,glaucoma，drusen,0,0,1,0,1,0,0,0,7_left.jpg\r\n"
-              "7,57,Female,7_left.jpg,7_right.jpg,normal "
-              "fundus,glaucoma，drusen,0,0,1,0,1,0,0,0,7_right.jpg\r\n"},
-             ["preprocessed_images/7_left.jpg", "preprocessed_images/7_right.jpg"],
-             {"7_left.jpg": dict(patient="7", eye="OS", normal=True, age=57.0,
-                                 note="flag A but no keyword says age_related_macular_degeneration"),
-              "7_right.jpg": dict(eye="OD", glaucoma=True, signs=("drusen",))}, {}),
+    "Keywords,Right-Diagnostic Keywords,N,D,G,C,A,H,M,O,filename\r\n"
+    "7,57,Female,7_left.jpg,7_right.jpg,normal "
+    "fundus,glaucoma，drusen,0,0,1,0,1,0,0,0,7_left.jpg\r\n"
+    "7,57,Female,7_left.jpg,7_right.jpg,normal "
+    "fundus,glaucoma，drusen,0,0,1,0,1,0,0,0,7_right.jpg\r\n"},
+    ["preprocessed_images/7_left.jpg", "preprocessed_images/7_right.jpg"],
+    {"7_left.jpg": dict(patient="7", eye="OS", normal=True, age=57.0,
+    note="flag A but no keyword says age_related_macular_degeneration"),
+    "7_right.jpg": dict(eye="OD", glaucoma=True, signs=("drusen",))}, {}),
     "messidor2":
     (
         {"messidor_data.csv":
-         "id_code,diagnosis,adjudicated_dme,adjudicated_gradable\na_PP.png,2,1,1\nIM1.JPG,0,0,1\nb.png,,,0\n"},
-                  ["IMAGES/a_PP.png", "IMAGES/IM1.jpg", "IMAGES/b.png"],
-                  {"a_PP.png": dict(dr=2, diseases=("macular_oedema", "diabetic_retinopathy")),
-                   "IM1.jpg": dict(dr=0), "b.png": dict(dr=None, quality="reject")}, {}),
+    "id_code,diagnosis,adjudicated_dme,adjudicated_gradable\na_PP.png,2,1,1\nIM1.JPG,0,0,1\nb.png,,,0\n"},
+    ["IMAGES/a_PP.png", "IMAGES/IM1.jpg", "IMAGES/b.png"],
+    {"a_PP.png": dict(dr=2, diseases=("macular_oedema", "diabetic_retinopathy")),
+    "IM1.jpg": dict(dr=0), "b.png": dict(dr=None, quality="reject")}, {}),
     "ddr": ({"DR_grading/train.txt": "007-0004-000.jpg 0\n007-0007-000.jpg 5\n",
-             "DR_grading/valid.txt": "2017.jpg 4\n"},
-            ["DR_grading/train/007-0004-000.jpg", "DR_grading/train/007-0007-000.jpg",
-             "DR_grading/valid/2017.jpg"],
-            {"007-0004-000.jpg": dict(dr=0, quality=None),
-             "007-0007-000.jpg": dict(dr=None, quality="reject"), "2017.jpg": dict(dr=4)}, {}),
+    "DR_grading/valid.txt": "2017.jpg 4\n"},
+    ["DR_grading/train/007-0004-000.jpg", "DR_grading/train/007-0007-000.jpg",
+    "DR_grading/valid/2017.jpg"], {"007-0004-000.jpg": dict(dr=0, quality=None),
+    "007-0007-000.jpg": dict(dr=None, quality="reject"), "2017.jpg": dict(dr=4)}, {}),
     "rfmid": ({"Training_Set/RFMiD_Training_Labels.csv": RFMID_HEADER
-               + rfmid(1, 1, "DR", "ODC") + rfmid(2, 0) + rfmid(3, 0, "ERM"),
-               "Test_Set/RFMiD_Testing_Labels.csv": RFMID_HEADER + rfmid(1, 1, "BRVO")},
-              ["Training_Set/Training/1.png", "Training_Set/Training/2.png",
-               "Training_Set/Training/3.png", "Test_Set/Test/1.png"],
-              {"Training/1.png": dict(patient="Training-1", dr=None,
-                                      diseases=("diabetic_retinopathy",),
-                                      signs=("large_cup_to_disc_ratio",)),
-               "Training/2.png": dict(normal=True, dr=0),
-               "Test/1.png": dict(patient="Testing-1",
-                                  diseases=("branch_retinal_vein_occlusion",))},
-              {"3": "contradictory labels"}),
-    "deepdrid": ({"regular_fundus_images/regular-fundus-training/regular-fundus-training.csv":
-                  "patient_id,image_id,image_path,Overall "
-                  "quality,left_eye_DR_Level,right_eye_DR_Level,patient_DR_Level,Clarity,Field "
-                  "definition,Artifact\n"
-                  "1,1_l1,\\regular-fundus-training\\1\\1_l1.jpg,0,2,,2,8,8,4\n56,56_r3,\\regular-fundus-training\\56\\56_r3.jpg,1,1,,1,10,8,1\n"},
-                 ["regular_fundus_images/regular-fundus-training/Images/1/1_l1.jpg",
-                  "regular_fundus_images/regular-fundus-training/Images/56/56_r3.jpg"],
-                 {"1_l1.jpg": dict(patient="1", eye="OS", dr=2, quality="usable"),
-                  "56_r3.jpg": dict(patient="56", eye=None, dr=1, quality="good",
-                                    note="the file name says right eye, the grade stands under the left")},
-                  {}),
+    + rfmid(1, 1, "DR", "ODC") + rfmid(2, 0) + rfmid(3, 0, "ERM"),
+    "Test_Set/RFMiD_Testing_Labels.csv": RFMID_HEADER + rfmid(1, 1, "BRVO")},
+    ["Training_Set/Training/1.png", "Training_Set/Training/2.png",
+    "Training_Set/Training/3.png", "Test_Set/Test/1.png"],
+    {"Training/1.png": dict(patient="Training-1", dr=None, diseases=("diabetic_retinopathy",),
+    signs=("large_cup_to_disc_ratio",)), "Training/2.png": dict(normal=True, dr=0),
+    "Test/1.png": dict(patient="Testing-1", diseases=("branch_retinal_vein_occlusion",))},
+    {"3": "contradictory labels"}), "deepdrid":
+    ({"regular_fundus_images/regular-fundus-training/regular-fundus-training.csv":
+    "patient_id,image_id,image_path,Overall "
+    "quality,left_eye_DR_Level,right_eye_DR_Level,patient_DR_Level,Clarity,Field "
+    "definition,Artifact\n"
+    "1,1_l1,\\regular-fundus-training\\1\\1_l1.jpg,0,2,,2,8,8,4\n56,56_r3,\\regular-fundus-training\\56\\56_r3.jpg,1,1,,1,10,8,1\n"},
+    ["regular_fundus_images/regular-fundus-training/Images/1/1_l1.jpg",
+    "regular_fundus_images/regular-fundus-training/Images/56/56_r3.jpg"],
+    {"1_l1.jpg": dict(patient="1", eye="OS", dr=2, quality="usable"),
+    "56_r3.jpg": dict(patient="56", eye=None, dr=1, quality="good",
+    note="the file name says right eye, the grade stands under the left")}, {}),
     "papila": ({"ClinicalData/patient_data_od.xlsx": PAPILA_SHEET
-                + [["#002", 47, 0, 2, 0.75, 1], ["#004", 58, 1, 1, 1, ""]],
-                "ClinicalData/patient_data_os.xlsx": PAPILA_SHEET + [["#002", 47, 0, 0, 0.75, 1]]},
-               ["FundusImages/RET002OD.jpg", "FundusImages/RET004OD.jpg",
-                "FundusImages/RET002OS.jpg"],
-               {"RET002OD.jpg": dict(patient="002", eye="OD", glaucoma=None, age=47.0,
-                                     sex="male", diseases=("suspected_glaucoma",)),
-                "RET004OD.jpg": dict(patient="004", glaucoma=True, sex="female"),
-                "RET002OS.jpg": dict(patient="002", eye="OS", glaucoma=False)}, {}),
+    + [["#002", 47, 0, 2, 0.75, 1], ["#004", 58, 1, 1, 1, ""]],
+    "ClinicalData/patient_data_os.xlsx": PAPILA_SHEET + [["#002", 47, 0, 0, 0.75, 1]]},
+    ["FundusImages/RET002OD.jpg", "FundusImages/RET004OD.jpg", "FundusImages/RET002OS.jpg"],
+    {"RET002OD.jpg": dict(patient="002", eye="OD", glaucoma=None, age=47.0, sex="male",
+    diseases=("suspected_glaucoma",)), "RET004OD.jpg":
+    dict(patient="004", glaucoma=True, sex="female"),
+    "RET002OS.jpg": dict(patient="002", eye="OS", glaucoma=False)}, {}),
     "g1020": ({"G1020.csv": "imageID,binaryLabels\nimage_0.jpg,0\nimage_1.jpg,1\n"},
-              ["Images/image_0.jpg", "Images/image_1.jpg"],
-              {"image_0.jpg": dict(glaucoma=False), "image_1.jpg": dict(glaucoma=True)}, {}),
+    ["Images/image_0.jpg", "Images/image_1.jpg"],
+    {"image_0.jpg": dict(glaucoma=False), "image_1.jpg": dict(glaucoma=True)}, {}),
     "origa":
     (
         {"OrigaList.csv":
-         "Eye,Filename,ExpCDR,Set,Glaucoma\nOD,001.jpg,0.5,A,0\nOS,002.jpg,0.7,B,1\n"},
-        ["Images/001.jpg", "Images/002.jpg"],
-              {"001.jpg": dict(glaucoma=False), "002.jpg": dict(glaucoma=True)}, {}),
+    "Eye,Filename,ExpCDR,Set,Glaucoma\nOD,001.jpg,0.5,A,0\nOS,002.jpg,0.7,B,1\n"},
+    ["Images/001.jpg", "Images/002.jpg"],
+    {"001.jpg": dict(glaucoma=False), "002.jpg": dict(glaucoma=True)}, {}),
     "brset": ({"labels.csv": BRSET_HEADER
-               + brset("img00001", 1, 48, 1, 1) + brset("img00002", 1, 48, 1, 2, dr=3,
-                                                        macular_edema=1, hemorrhage=1)
-               + brset("img00003", 2, "", 2, 1, parts=(2, 1, 1), increased_cup_disc=1)
-               + brset("img00004", 3, 60, 2, 1, parts=(1, 1, "bv"))},
-              [f"fundus_photos/img0000{k}.jpg" for k in (1, 2, 3, 4)],
-              {"img00001.jpg": dict(patient="1", eye="OD", sex="male", age=48.0, dr=0, normal=True),
-               "img00002.jpg": dict(eye="OS", dr=3,
-                                    diseases=("macular_oedema", "diabetic_retinopathy"),
-                                    signs=("haemorrhages",)),
-               "img00003.jpg": dict(sex="female", age=None, normal=False, glaucoma=None,
-                                    signs=("large_cup_to_disc_ratio",))},
-               {"img00004": "macula=bv"}),
-}
+    + brset("img00001", 1, 48, 1, 1) + brset("img00002", 1, 48, 1, 2, dr=3, macular_edema=1,
+    hemorrhage=1) + brset("img00003", 2, "", 2, 1, parts=(2, 1, 1), increased_cup_disc=1)
+    + brset("img00004", 3, 60, 2, 1, parts=(1, 1, "bv"))},
+    [f"fundus_photos/img0000{k}.jpg" for k in (1, 2, 3, 4)],
+    {"img00001.jpg": dict(patient="1", eye="OD", sex="male", age=48.0, dr=0, normal=True),
+    "img00002.jpg": dict(eye="OS", dr=3, diseases=("macular_oedema", "diabetic_retinopathy"),
+    signs=("haemorrhages",)), "img00003.jpg":
+    dict(sex="female", age=None, normal=False, glaucoma=None,
+    signs=("large_cup_to_disc_ratio",))}, {"img00004": "macula=bv"})}
 
 
 def told(item):
@@ -279,7 +260,7 @@ def test_every_set_says_where_it_comes_from_and_can_be_asked_for():
 
 
 # ---- the real label files
-# --------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 @needs_real

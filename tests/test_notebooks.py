@@ -14,6 +14,8 @@ from retinalogos.config import STAGES, Params, load_params, stage_parameters
 from retinalogos.stage import (check_parameters, code_dependencies, find_notebook,
                                imported_modules, notebook_source)
 
+import house
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(f for f in (ROOT / "nbs").rglob("*.ipynb")
                    if ".ipynb_checkpoints" not in f.parts)
@@ -74,13 +76,16 @@ def test_library_notebooks_run_before_they_are_stored(notebook):
     assert any(c.outputs for c in cells), "stored without outputs: the site would show none"
 
 
-@pytest.mark.parametrize("notebook", LIBRARY, ids=name)
-def test_exported_cells_are_small(notebook):
-    cells = [c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"]
-    sizes = [len([line for line in s.splitlines()
-                  if line.strip() and not line.startswith("#|")]) for s in cells
-             if "#| export" in s]
-    assert max(sizes, default=0) <= 40
+def test_lines_breathe_and_cells_are_small():
+    """Limits and figures stand in tests/house.py; tests may have longer functions than the package."""
+    found = list(house.sources())
+    assert not house.wide_lines(found)
+    assert not [place for place in house.long_functions(found) if not place.startswith("tests/")]
+    cells = [house.code_size(source) for *_, exported, source in found if exported]
+    assert sum(size < house.SHORT for size in cells) / len(cells) >= house.SHARE_SHORT
+    figures = house.figures()
+    assert figures["mean width"] <= house.MEAN
+    assert figures["median lines of an exported cell"] <= house.MEDIAN_CELL
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -113,7 +113,7 @@ def test_pages_teach_and_do_not_show_the_machinery(pages):
             assert not re.search(r"^\s*#\|", page.text, flags=re.M), f"{name}: a directive"
             assert "Traceback (most recent call last)" not in page.text or name == "03_stage.html", name
             prose = "".join(page.prose)
-            left = re.findall(
+            left = re.findall(  # table
                 r"```|:::|\{(?:toctree|eval-rst|code-cell|math|doc|ref)\}|</?(?:div|span|p|a|img|br|table|td|style)\b|\]\([\w./-]+\)|injected-parameters",
                 prose)
             assert left == [], f"{name}: markup that was not rendered: {left}"

@@ -19,7 +19,8 @@ from retinalogos.data.sources import FolderSource, Reject, SourceItem, read_keyw
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
 COMMA = "，"
-ROWS = [  # (eye, keywords) of made patients in ODIR's words
+# (eye, keywords) of made patients in ODIR's words
+ROWS = [  # table
     (("left", "normal fundus"), ("right", f"moderate non proliferative retinopathy{COMMA}hypertensive retinopathy")),
     (("left", "glaucoma"), ("right", "suspected glaucoma")),
     (("left", "dry age-related macular degeneration"), ("right", f"drusen{COMMA}lens dust")),
@@ -139,7 +140,7 @@ LAYOUTS = {
     "aptos": ({"image": "id_code", "dr_grade": "diagnosis"}, None,
               "id_code,diagnosis\nA_10_left,4\n", ("A_10_left", None, 4, None)),
     "idrid": ({"image": "Image name", "dr_grade": "Retinopathy grade"}, None,
-              "Image name,Retinopathy grade,Risk of macular edema " ",,\r\nA_10_left,0,0,,\r\n",
+              "Image name,Retinopathy grade,Risk of macular edema ,,\r\nA_10_left,0,0,,\r\n",
               ("A_10_left", None, 0, None)),
     "eyeq": ({"dr_grade": "DR_grade", "quality": "quality"}, None,
              ",image,quality,DR_grade\n0,A_10_left.jpeg,1,3\n", ("A_10_left", None, 3, None)),

@@ -73,7 +73,7 @@ def test_the_same_stage_twice_gives_the_same_bytes(project):
 
 @pytest.mark.parametrize("change, said", [
     (dict(names=PARAMETERS[:-1] + ["clip_quantil"]),
-     "parameter 'clip_quantil' is not in params.yaml; did you mean " "'clip_quantile'?"),
+     "parameter 'clip_quantil' is not in params.yaml; did you mean 'clip_quantile'?"),
     (dict(names=PARAMETERS[:-1]), "no parameter 'llm_threshold' for this key of params.yaml"),
     (dict(tags=()), "expected one cell tagged 'parameters', found 0"),
 ])
@@ -88,7 +88,7 @@ def test_parameters_that_do_not_match_stop_it_before_it_starts(project, change, 
 
 @pytest.mark.parametrize("old, new, said", [
     ("  clip_quantile:", "  clip_quantil:",
-     "section 'purify': unknown key 'clip_quantil'; did you mean " "'clip_quantile'?"),
+     "section 'purify': unknown key 'clip_quantil'; did you mean 'clip_quantile'?"),
     ("  seed: 20261124\n", "", "section 'base': missing key 'seed'"),
     ("  clip_quantile: ", "  clip_quantile: 7 #",
      "key 'clip_quantile': input should be less than 1, got 7"),
@@ -113,7 +113,7 @@ def test_a_stage_without_its_notebook(project):
 
 
 FOLDER = ("from retinalogos.config import stage_folder\nwith "
-          "stage_folder('data/purified') as f:\n    (f / " "'scores').write_text('{}')\n    {}")
+          "stage_folder('data/purified') as f:\n    (f / 'scores').write_text('{}')\n    {}")
 
 
 def test_a_failure_leaves_the_earlier_result_and_the_failing_cell(project):

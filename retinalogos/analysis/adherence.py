@@ -18,7 +18,8 @@ from scipy.stats import page_trend_test, spearmanr
 from sklearn.metrics import confusion_matrix
 
 from ..statistics import as_interval, bootstrap_interval, seed_interval, wilson_interval
-from .grader import TASKS, area_under_curve, eye_from_disc, find_disc, quadratic_kappa
+from retinalogos.analysis.grader import (TASKS, area_under_curve, eye_from_disc, find_disc,
+    quadratic_kappa)
 from ..captions.examine import excluded_lesions
 from ..figures import PALETTE
 from ..eye.records import DISEASES, LESIONS, EyeRecord

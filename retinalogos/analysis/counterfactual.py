@@ -112,13 +112,11 @@ def counterfactual_scores(images: np.ndarray, readings: pd.DataFrame, samples: p
     Returns
     -------
     {change: {`pairs`, `asked_change`, `mean_change` (of the reading), `changed` (share of pairs
-    whose answer rose), `kept`}}; `kept` has for each measure of
-    `differences` the mean of the pairs (`pair`), of different seeds with the same prompt (`seeds`)
-    and, for `eye`, of the `mirrored` second member.
+    whose answer rose), `kept`}}; `kept` has for each measure of `differences` the mean of the pairs
+    (`pair`), of different seeds with one prompt (`seeds`), and, for `eye`, of the `mirrored` second.
     """
-    sides, discs, pairs = (geometry_eyes(images),
-                           np.array([find_disc(image) for image in images]),
-                           pair_table(samples))
+    sides, pairs = geometry_eyes(images), pair_table(samples)
+    discs = np.array([find_disc(image) for image in images])
     def part(rows):
         return {"images": images[rows], "readings": readings.iloc[rows].reset_index(drop=True),
                 "discs": discs[rows]}
@@ -132,15 +130,16 @@ def counterfactual_scores(images: np.ndarray, readings: pd.DataFrame, samples: p
         groups = {"pair": (first, part(second)),
                   "seeds": (first[alone], part(rows["other"].to_numpy()[alone]))}
         groups |= {"mirrored": (first, mirrored(part(second)))} if change == "eye" else {}
-        found = {name: differences(part(these), those)
+        moved = {name: differences(part(these), those)
                  for name, (these, those) in groups.items() if len(these)}
-        scores[change] = {"pairs": len(rows), "asked_change": asked,
-                          "mean_change": mean_interval(readings[column].to_numpy()[second]
-            - readings[column].to_numpy()[first], (-largest, largest)),
-                          "changed": wilson_interval((answers[second] > answers[first]).sum(),
-            len(rows)), "kept": {measure: {name: mean_interval(values[measure], LIMITS[measure])
-                                           for name, values in found.items()}
-                                 for measure in found["pair"] if measure != column}}
+        changes = readings[column].to_numpy()[second] - readings[column].to_numpy()[first]
+        kept = {measure: {name: mean_interval(values[measure], LIMITS[measure])
+                          for name, values in moved.items()}
+                for measure in moved["pair"] if measure != column}
+        rose = (answers[second] > answers[first]).sum()
+        scores[change] = {"pairs": len(rows), "asked_change": asked, "kept": kept,
+                          "mean_change": mean_interval(changes, (-largest, largest)),
+                          "changed": wilson_interval(rose, len(rows))}
     return scores
 
 # %% ../../nbs/analysis/14_counterfactual.ipynb #27712e58

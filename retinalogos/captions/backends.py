@@ -663,12 +663,12 @@ def message_text(message: dict) -> str:
 OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance",
                 "insufficient_credits")
 
-NO_MONEY = re.compile(r"insufficient (?:\w+ )?(?:credit|balance|quota|fund)|all available "
-                      r"credits|spending limit|"
-                      r"(?:credit|account)\w*(?: \w+){0,2} (?:insufficient|too "
-                      r"low|exhausted|used up)", re.I)
+NO_MONEY = re.compile(
+    r"insufficient (?:\w+ )?(?:credit|balance|quota|fund)|all available credits|spending limit|"
+    r"(?:credit|account)\w*(?: \w+){0,2} (?:insufficient|too low|exhausted|used up)", re.I)
 ABOUT_PICTURE = re.compile(
-    r"moderat|flagged|polic(?:y|ies)|content|safe|inappropriate|block|harm|sensitive|violat|nsfw|explicit|prohibit",
+    r"moderat|flagged|polic(?:y|ies)|content|safe|inappropriate|block|harm|sensitive|violat|nsfw|"
+    r"explicit|prohibit",
     re.I)
 
 # %% ../../nbs/captions/03_backends.ipynb #70bf64fb
@@ -902,7 +902,8 @@ class Line:
     run."""
 
     def __init__(self, one: OpenAIBackend, jobs: Iterator[Job], give):
-        self.one, self.jobs, self.give, self.loop, self.task = one, jobs, give, asyncio.new_event_loop(), None
+        self.one, self.jobs, self.give, self.loop, self.task = (one, jobs, give,
+            asyncio.new_event_loop(), None)
 
     def run(self):
         """Work until the jobs are used up."""

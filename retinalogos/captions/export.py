@@ -136,7 +136,7 @@ def export_dataset(out: str | Path, dataset: str | Path, captions: pd.DataFrame,
 def main(argv=None) -> int:
     """`python -m retinalogos.captions.export FOLDER`; returns the exit status."""
     parser = argparse.ArgumentParser("python -m retinalogos.captions.export",
-                                     description="Write the captioned data set as a Hugging Face data set folder.")
+        description="Write the captioned data set as a Hugging Face data set folder.")
     parser.add_argument("folder", help="where to, a new folder")
     args = parser.parse_args(argv)
     try:

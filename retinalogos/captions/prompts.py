@@ -107,7 +107,8 @@ THOUGHT_END = re.compile(  # the marks of tags and of special tokens, then those
     r"<\|inner_suffix\|>|<channel\|>|assistantfinal|<\|channel\|>final[^{}]{0,60}?<\|message\|>", re.I)
 
 THOUGHT_START = re.compile(
-    rf"<\|?(?:(?:start|begin)_?(?:of_)?)?{THOUGHT}(?:\s[^<>]{{0,99}})?\|?>|\[think(?:ing)?\]|<unused94>|◁think▷|"
+    rf"<\|?(?:(?:start|begin)_?(?:of_)?)?{THOUGHT}(?:\s[^<>]{{0,99}})?\|?>|"
+    r"\[think(?:ing)?\]|<unused94>|◁think▷|"
     r"<\|inner_prefix\|>|<\|?channel\|?>(?:analysis|thought)|\A\s*analysis(?=(?-i:[A-Z]))",
     re.I)
 DRAFT_KEY = re.compile("think|thought|reason|reflect|analysis|scratch|draft", re.I)
@@ -303,7 +304,7 @@ def unfounded_diagnosis(caption: str, record: EyeRecord) -> str | None:
 MARKUP = re.compile(r"[<>{}\[\]|`#\\]|\*\*|https?:|www\.")
 TALK = re.compile(r"\b(?:as an ai|language model|i "
                   r"(?:can|cannot|can't|am|will|have|do)|i'm|sorry|instructions?|prompt|json|the "
-                  r"record|report_label|" r"medical advice|consult)\b", re.I)
+                  r"record|report_label|medical advice|consult)\b", re.I)
 
 
 def runs(text: str, size: int = 8) -> set[tuple[str, ...]]:

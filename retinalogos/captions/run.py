@@ -361,7 +361,8 @@ def main(argv=None) -> int:
         root = project_root()
         params, machine = load_params(root / "params.yaml"), settings(root)
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if world > 1 and machine.device == "auto" else None
+        device = (f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+            if world > 1 and machine.device == "auto" else None)
         backend = make_backend(params.captions, machine, device)
         counts = ask_missing(root / "data/dataset", backend, params.base.seed, root / JOURNAL,
                              rank, world, args.retry_failures)[1]

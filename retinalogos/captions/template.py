@@ -181,7 +181,8 @@ def lesion_phrase(name: str, findings: Findings | None) -> str:
     if name == "haemorrhages":
         word = shape_words(findings)
     if name == "hard_exudates" and findings.macular_exudates:
-        word += " close to the fovea" if findings.macular_exudates == count else " partly close to the fovea"
+        word += (" close to the fovea" if findings.macular_exudates == count
+            else " partly close to the fovea")
     return f"{amount(count)} {word}"
 
 # %% ../../nbs/captions/00_template.ipynb #8bc37a84
@@ -311,8 +312,9 @@ def long_disc(record: EyeRecord, findings: Findings | None, rng: Generator) -> s
     ratio = round(findings.cup_to_disc_ratio, 1)
     cup = ("large cup and a narrow rim" if ratio >= 0.6 else "small cup and a broad rim"
            if ratio <= 0.4 else "cup of moderate size")
-    return place + height + pick(rng, (f". it has a {cup}, with a cup-to-disc ratio of {ratio}",
-                                       f". the vertical cup-to-disc ratio is {ratio}, which means a {cup}"))
+    return (place + height
+        + pick(rng, (f". it has a {cup}, with a cup-to-disc ratio of {ratio}",
+        f". the vertical cup-to-disc ratio is {ratio}, which means a {cup}")))
 
 # %% ../../nbs/captions/00_template.ipynb #d37f7087
 def long_macula(record: EyeRecord, findings: Findings, rng: Generator) -> str:
@@ -379,14 +381,14 @@ LONG_LESIONS = {
     "cotton_wool_spots": "{few}cotton wool spots appear as pale, fluffy patches",
     "venous_beading": "the veins show venous beading, a width that changes like a string of beads",
     "intraretinal_microvascular_abnormalities":
-    "{few}intraretinal microvascular abnormalities are seen as fine, " "irregular vessels",
+    "{few}intraretinal microvascular abnormalities are seen as fine, irregular vessels",
     "neovascularisation": "neovascularisation is present as a tangle of thin, fragile loops",
     "preretinal_haemorrhage": "a preretinal haemorrhage hides the retina behind it",
     "laser_scars": "{few}laser scars are present as pale round marks",
     "drusen": "{few}drusen are seen as small yellow deposits",
     "geographic_atrophy": "geographic atrophy is seen as a pale patch with a sharp border",
     "choroidal_neovascularisation":
-    "choroidal neovascularisation is present at the macula as a greyish " "patch",
+    "choroidal neovascularisation is present at the macula as a greyish patch",
     "subretinal_haemorrhage": "a subretinal haemorrhage is seen as a dark red patch",
     "macular_hole": "a macular hole is seen as a round reddish spot",
     "crystalline_deposits": "{few}crystalline deposits glitter in the retina",

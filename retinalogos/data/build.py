@@ -374,9 +374,9 @@ def copy_note(copy: Copy, name: str, eyes: tuple) -> str:
     both; or ""."""
     same = None in eyes or eyes[0] == eyes[1]
     if copy.mirrored:
-        return f"a mirrored copy of {name}" + (", one of them shows the eye the wrong way round"
-                                               if same
-                                               else ", recorded as the other eye: one eye is counted as two")
+        return (f"a mirrored copy of {name}"
+            + (", one of them shows the eye the wrong way round" if same
+            else ", recorded as the other eye: one eye is counted as two"))
     if not same:
         return f"a copy of {name}, which is recorded as the other eye"
     return f"a copy of {name}, upside down" if 150 < copy.degrees < 210 else ""

@@ -304,7 +304,7 @@ AIROGS = Description(
     citation="de Vente et al., IEEE Trans Med Imaging 43:542 (2024)",
     licence="see the source page", where="https://doi.org/10.5281/zenodo.5793241",
     cannot_tell=("which eye", "which photographs are of one patient",
-                 "more than referable glaucoma: a photograph without it is not a normal " "one",
+                 "more than referable glaucoma: a photograph without it is not a normal one",
                  "age and sex"),
     files=(LabelFile("train_labels.csv", {"image": "challenge_id", "glaucoma": "class"},
                      ("train", "images", "."), 101442),))
@@ -445,7 +445,7 @@ def brset_rows(table: pd.DataFrame) -> pd.DataFrame:
                                          == "0")).map({True: "1", False: "0"}), quality=quality)
 
 # %% ../../nbs/data/02_named_sets.ipynb #23a4fad0
-BRSET = Description(
+BRSET = Description(  # table
     title="BRSET", citation="Nakayama et al., PLOS Digital Health 3:e0000454 (2024)", licence="PhysioNet credentialed access: see the source page",
     where="https://physionet.org/content/brazilian-ophthalmological/", cannot_tell=("whether an eye with a large cup has glaucoma", "what other findings are"),
     files=tuple(LabelFile(file, {"image": "image_id", "patient": "patient_id", "eye": "exam_eye", "age": "patient_age", "sex": "patient_sex",

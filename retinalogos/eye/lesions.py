@@ -99,7 +99,8 @@ def place(candidates: np.ndarray, radii: np.ndarray, taken: list[tuple],
     return np.array(placed).reshape(-1, 3)[:, :2]
 
 # %% ../../nbs/eye/03_lesions.ipynb #dd00ee6e
-LESION_COUNTS = {  # DR grade or disease -> kind -> (share of eyes, fewest, most)
+# DR grade or disease -> kind -> (share of eyes, fewest, most)
+LESION_COUNTS = {  # table
     1: {"microaneurysms": (1, 5, 10)},
     2: {"microaneurysms": (1, 8, 14), "haemorrhages": (1, 5, 9), "hard_exudates": (0.85, 12, 28), "cotton_wool_spots": (0.15, 1, 2)},
     3: {"microaneurysms": (1, 10, 16), "haemorrhages": (1, 24, 34), "hard_exudates": (0.75, 8, 24), "cotton_wool_spots": (1, 4, 8),
@@ -490,7 +491,8 @@ def nerve_fibre_layer_defect(rng, scene, count):
         0.010 * scene.size)}, {"nerve_fibre_layer_defect": 1}
 
 # %% ../../nbs/eye/03_lesions.ipynb #2d7b3c6b
-LESION_MAKERS = {make.__name__: make for make in (  # what needs most room comes first
+# what needs most room comes first
+LESION_MAKERS = {make.__name__: make for make in (  # table
     nerve_fibre_layer_defect, macular_hole, choroidal_neovascularisation, geographic_atrophy, preretinal_haemorrhage, neovascularisation,
     cotton_wool_spots, intraretinal_microvascular_abnormalities, haemorrhages, hard_exudates, laser_scars, microaneurysms, drusen, crystalline_deposits)}
 

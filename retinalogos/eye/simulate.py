@@ -27,7 +27,8 @@ from .anatomy import (Camera, Geometry, Patient, Plan, background, choroid,
                                      disc_maps, draw_geometry, draw_patient, draw_plan, macula,
                                      main_widths, nerve_fibres, optic_disc, paint_vessels,
                                      vessel_maps)
-from .drawing import draw_lines, ellipse_map, filter_light, paint, pixel_grid, smooth_noise
+from retinalogos.eye.drawing import (draw_lines, ellipse_map, filter_light, paint, pixel_grid,
+    smooth_noise)
 from .lesions import FIELD_CENTRE, lesion_maps
 from .records import DISEASES, DR_GRADES, LESIONS, EyeRecord, Findings
 
@@ -264,7 +265,8 @@ def record_of(geometry: Geometry, plan: Plan, findings: Findings) -> EyeRecord:
     """The clinical record that fits a plan and what was drawn."""
     named = [DR_GRADES[plan.dr_grade], *(name.replace("_", " ") for name in plan.diseases
                                          if name != "diabetic_retinopathy")]
-    where = f", {plan.occluded.replace('_', ' ')}" if plan.other == "branch_retinal_vein_occlusion" else ""
+    where = (f", {plan.occluded.replace('_', ' ')}"
+        if plan.other == "branch_retinal_vein_occlusion" else "")
     return EyeRecord(eye=plan.eye, image_quality=plan.quality,
                      subclinical_labels=signs_of(geometry, plan, findings),
                      disease_labels=plan.diseases, grade_labels={"diabetic_retinopathy":

@@ -147,14 +147,14 @@ The software as its `CITATION.cff` says, and the paper whose method it follows: 
 """
 
 # %% ../../nbs/report/42_cards.ipynb #68d4791e
-SIMULATED = ("It has seen **simulated** eyes only: a program drew its training " "photographs.",
+SIMULATED = ("It has seen **simulated** eyes only: a program drew its training photographs.",
              "It knows what the simulator knows, and nothing else. No number above "
              "is evidence about real eyes.")
 
-REAL = ("It was trained on photographs of patients from {}. Their terms hold " "for it too.",
+REAL = ("It was trained on photographs of patients from {}. Their terms hold for it too.",
         "A model may give back photographs that it has seen: read the "
         "memorisation results before sharing it. It knows the cameras, people "
-        "and diseases of its data sets, " "in their proportions.")
+        "and diseases of its data sets, in their proportions.")
 UNKNOWN = ("On what it was trained, nothing here tells.",
            "Its training photographs are not known: treat it as trained on "
            "photographs of patients.")

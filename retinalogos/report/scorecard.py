@@ -285,9 +285,9 @@ def scorecard_table(lines: list[dict], digits: int = 3) -> pd.DataFrame:
     """The scorecard as text to show: one line each, with value and interval, what it is held
     against, and the verdict."""
     def shown(value, interval):
-        return "< 0.001" if value is not None and 0 < value < 0.0005 and not interval else interval_text(
-            {"value": value, "low": interval and interval[0], "high": interval and interval[1]},
-            digits)
+        return ("< 0.001" if value is not None and 0 < value < 0.0005 and not interval
+            else interval_text({"value": value, "low": interval and interval[0],
+            "high": interval and interval[1]}, digits))
     def against(line):
         reference = line["reference"]
         return line["rule"] if not isinstance(reference,

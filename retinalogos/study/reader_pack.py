@@ -22,7 +22,8 @@ from PIL import Image
 
 from ..config import UserError, atomic_path, write_json
 from ..data.read import load_images, load_records
-from ..data.images import FORMATS, RejectedImage, crop_square, decode_png, read_photograph, resize
+from ..data.images import (FORMATS, RejectedImage, crop_square, decode_png,
+    read_photograph, resize)
 from ..eye.records import DISEASES, EyeRecord
 
 # %% ../../nbs/study/30_reader_pack.ipynb #4308767d

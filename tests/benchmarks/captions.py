@@ -176,7 +176,7 @@ def template(args):
     captions, captioning, examining, writing, simulating = map(sum, zip(*shards))
     seconds = cost["seconds"] - simulating / args.workers
     print(f"{captions} records in {args.workers} processes: {seconds:.0f} s, "
-          f"{captions / seconds:.0f} images/s, at most " f"{cost['peak_memory_gb']:.2f} GB "
+          f"{captions / seconds:.0f} images/s, at most {cost['peak_memory_gb']:.2f} GB "
           f"(process seconds: captions {captioning:.0f}, examination "
           f"{examining:.0f}, writing {writing:.0f}; then purification "
           f"{purifying:.0f}, {kept} kept; simulating the records, not counted, "

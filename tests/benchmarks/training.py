@@ -45,7 +45,7 @@ from retinalogos.training.transformer import add_adapters, build_transformer, in
 
 ROOT = Path(__file__).parents[2]
 CAPTION = ("left eye, moderate non-proliferative diabetic retinopathy. the optic "
-           "disc is on the left, with {} microaneurysms, hard exudates and a " "clear macula.")
+           "disc is on the left, with {} microaneurysms, hard exudates and a clear macula.")
 
 
 def transformer_of(params, resolution, channels, text_dim):
@@ -118,14 +118,15 @@ def speed(resolution, rounds, steps, vae):
                           {name: statistics.median(values) for name, values in spent.items()}})
     table["ours is faster by"] = table["seconds a step"] / table.loc["ours", "seconds a step"]
     print(f"{resolution} px, autoencoder {vae}, {rounds} rounds of {steps} "
-          f"steps, {torch.get_num_threads()} " f"threads\n{table.round(4).to_string()}")
+          f"steps, {torch.get_num_threads()} threads\n{table.round(4).to_string()}")
 
 
 def peak(queue, changed, resolution, batch_size):
     """Put into `queue` (gigabytes of weights, averages, optimizer, gradients and activations at
     most; seconds a step)."""
     params = with_preset("gpu", ROOT / "params.yaml")[1]
-    channels, text_dim, side = params.encoders.latent_channels, params.encoders.text_dim, resolution // 8
+    channels, text_dim, side = (params.encoders.latent_channels, params.encoders.text_dim,
+        resolution // 8)
     transformer, start = (transformer_of(params, resolution, channels, text_dim),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     settings = settings_of(params.finetune, batch_size=batch_size, mixed_precision="no", **changed)
@@ -191,7 +192,7 @@ def utilisation(preset, resolution, text_tokens, steps, peak):
           f"{flops / second / 1e12:.3f} TFLOP/s, "
           f"{100 * flops / second / 1e12 / peak:.1f} % of {peak} TFLOP/s "
           f"({preset or 'params.yaml'}, {resolution} px, batch "
-          f"{settings.batch_size}, {settings.mixed_precision}, " f"{run.accelerator.device})")
+          f"{settings.batch_size}, {settings.mixed_precision}, {run.accelerator.device})")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ print("seconds a step", (time.perf_counter() - start) / steps)
 def busy_processes(count: int):
     """`count` processes that compute while the block runs."""
     # ends with its parent
-    code = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): " "sum(range(100000))"
+    code = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100000))"
     command = [sys.executable, "-c", code, str(os.getpid())]
     processes = [subprocess.Popen(command) for _ in range(count)]
     try:
@@ -74,7 +74,7 @@ def seconds_a_step(policy: str, beside: int, threads: int, resolution: int, step
 def main(threads: int, resolution: int, steps: int, rounds: int):
     """Print the table and the two ratios."""
     print(f"{resolution} px, {threads} threads on {os.cpu_count()} cores, "
-          f"{rounds} rounds of {steps} steps; " f"load at the start {os.getloadavg()[0]:.1f}")
+          f"{rounds} rounds of {steps} steps; load at the start {os.getloadavg()[0]:.1f}")
     cases = [(policy, beside) for beside in (0, 1) for policy in ("ACTIVE", "PASSIVE")]
     seconds = {case: [] for case in cases}
     for k in range(rounds):
@@ -84,7 +84,7 @@ def main(threads: int, resolution: int, steps: int, rounds: int):
     for policy in ("ACTIVE", "PASSIVE"):
         quiet, crowded = step[policy, 0], step[policy, 1]
         print(f"{policy.lower():8}quiet {quiet:.3f} s a step, beside one busy "
-              f"process {crowded:.3f} s: " f"{crowded / quiet:.2f} times")
+              f"process {crowded:.3f} s: {crowded / quiet:.2f} times")
     slower, quiet = step["PASSIVE", 1] / step["PASSIVE", 0], step["PASSIVE", 0] / step["ACTIVE", 0]
     for what, ratio, most in (("beside one busy process over quiet, passive", slower,
                                MOST_BESIDE_ONE), ("quiet step, passive over active", quiet,

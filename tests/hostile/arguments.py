@@ -85,7 +85,8 @@ def done(*written):
 
 
 GENERATE = ["generate", "left eye", "--checkpoint", "model", "-q"]
-REFUSED = {  # arguments -> what the line must name
+# arguments -> what the line must name
+REFUSED = {  # table
     ("--seed", "18446744073709551616"): "seed", ("--seed", "18446744073709551615", "-n", "2"): "seed", ("--seed", "-1"): "seed", ("--seed", "1.5"): "seed", ("--seed", "1e3"): "seed", ("--seed", "nan"): "seed", ("--seed", "9" * 5000): "seed",
     ("-n", "0"): "-n", ("-n", "-3"): "-n", ("-n", "many"): "-n", ("-n", "1000000000"): "-n", ("-n", "1e2"): "-n", ("--guidance", "inf"): "guidance", ("--guidance", "-inf"): "guidance", ("--guidance", "nan"): "guidance",
     ("--guidance", "0"): "guidance", ("--guidance", "-2"): "guidance", ("--guidance", "1e30"): "guidance", ("--guidance", "much"): "guidance", ("--guidance", "1e400"): "guidance", ("--steps", "0"): "steps", ("--steps", "-1"): "steps",

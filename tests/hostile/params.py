@@ -50,7 +50,8 @@ def keys(rng, each=4):
             yield from ((section, key, one) for one in rng.sample(wrong, min(each, len(wrong))))
 
 
-PAIRS = {  # (section, keys) -> what the line must name
+# (section, keys) -> what the line must name
+PAIRS = {  # table
     "low above high": ("base", {"low_resolution": 256, "high_resolution": 128}, "resolution"),
     "64 pixels a side of 10^7": ("base", {"high_resolution": 10**7}, "high_resolution"), "low of 10^7": ("base", {"low_resolution": 10**7}, "resolution"),
     "3 pixels a side": ("base", {"low_resolution": 3}, "low_resolution"), "65 pixels a side": ("base", {"low_resolution": 65}, "low_resolution"),
