@@ -275,7 +275,7 @@ class Base(Section):
         refuse({f"low_resolution {self.low_resolution} and high_resolution "
                 f"{self.high_resolution}: multiples of 8, 16 at least":
                 any(size % 8 or size < 16 for size in (self.low_resolution,
-            self.high_resolution)),
+                    self.high_resolution)),
                 f"low_resolution {self.low_resolution} is above high_resolution "
                 f"{self.high_resolution}": self.low_resolution > self.high_resolution})
         return self
@@ -372,7 +372,7 @@ class DatasetSection(Section):
 class CaptionsSection(Section):
     backend: Literal["template", "transformers",
                      "openai"] = Field(
-        description="sentences from the record, a model in this process, or a server")
+                         description="sentences from the record, a model in this process, or a server")
     style: Literal["short", "long"] = Field(
         description="short: 25 to 45 words; long: 85 to 190, where exact findings are "
         "known or a model writes (then raise encoders.max_tokens)")
@@ -551,7 +551,7 @@ class SampleSection(Section):
     num_inference_steps: PositiveInt
     solver: Literal["euler", "midpoint", "heun",
                     "adams_bashforth"] = Field(
-        description="midpoint and heun ask the network twice a step")
+                        description="midpoint and heun ask the network twice a step")
     batch_size: PositiveInt
     mixed_precision: Literal["no", "bf16"] = Field(
         description="bf16: weights of that type on a GPU; a CPU draws in float32")

@@ -167,7 +167,7 @@ def eye_figure(image: np.ndarray, eye: SimulatedEye | None = None,
              for colours in (STRUCTURE_COLOURS, LESION_COLOURS)]
     figure = image_grid([image, *(outlines(eye.image, eye.masks, colours)
                                   for colours in shown)], ["photograph", "structures",
-        "lesions"], cell_inches=cell_inches)
+                                      "lesions"], cell_inches=cell_inches)
     lines = [Line2D([], [], linewidth=4, color=np.array(colour) / 255,
                     label=name.replace("_", " ")) for colours in shown
              for name, colour in colours.items()]

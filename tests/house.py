@@ -1,4 +1,5 @@
-"""What the code looks like: `python tests/house.py` prints it, tests/test_notebooks.py holds it to the limits.
+"""What the code looks like: `python tests/house.py` prints it, tests/test_notebooks.py holds it to
+the limits.
 
 Code is what stands in code cells and .py files; text in triple quotes (prompts, pages, docstrings)
 is text, and the rows of a statement that is marked `# table` on its first line may be wider.
@@ -79,7 +80,8 @@ def figures(root: Path = ROOT) -> dict:
             f"lines over {WIDEST}": len(wide_lines(found)), "exported cells": len(cells),
             "median lines of an exported cell": statistics.median(cells),
             f"share under {SHORT} lines": round(sum(c < SHORT for c in cells) / len(cells), 3),
-            "asserting cells": asserting, f"functions over {LONGEST_FUNCTION} lines": len(long_functions(found))}
+            "asserting cells": asserting, f"functions over {LONGEST_FUNCTION} lines":
+            len(long_functions(found))}
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def serve(folder, port, token):
     """JupyterLab on `folder`, which holds its settings too."""
     environment = os.environ | {f"JUPYTER_{name}_DIR":
                                 str(folder / ".jupyter") for name in ("CONFIG", "RUNTIME",
-        "DATA")}
+                                    "DATA")}
     options = ["--no-browser", f"--port={port}", f"--IdentityProvider.token={token}",
                "--LabApp.expose_app_in_browser=True", "--ip=127.0.0.1",
                f"--ServerApp.root_dir={folder}", "--allow-root", "--LabApp.news_url=None",

@@ -156,72 +156,69 @@ def test_answers_in_all_shapes_are_read(server, name):
     assert 0 <= result.prompt_tokens < 2 ** 31 and 0 <= result.answer_tokens < 2 ** 31
 
 
-FAULTS = {
-    "not gzip": (http("not gzip", headers=["Content-Encoding: gzip"]),
-                 "not compressed as its header says"),
-    "cut gzip": (http(gzip.compress(chat())[:30], headers=["Content-Encoding: gzip"]), "not"),
-    "a bomb": (http(gzip.compress(b" " * (200 << 20)), headers=["Content-Encoding: gzip"]),
-               "more than 32 MB"),
-    "a bomb in a bomb": (http(gzip.compress(gzip.compress(b" " * (200 << 20))),
-                              headers=["Content-Encoding: gzip, gzip"]), "compressed in a way"),
-    "a bomb in a bomb, two headers": (http(gzip.compress(gzip.compress(b" " * (200 << 20))),
-                                           headers=["Content-Encoding: gzip"] * 2),
-                                      "compressed in a way"),
-    "a compression not asked for": (http("\x0b", headers=["Content-Encoding: br"]),
-                                    "compressed in a way"),
-    "odd charset": (http(b"\xff\xfe\x00",
-                         headers=["Content-Type: application/json; charset=nonsense"]),
-                    "not a chat completion"),
-    "deep": (http("[" * 100_000), "not a chat completion"),
-    "no JSON": (http("<html>"), "not a chat completion"),
-    "long number": (http('{"choices": ' + "9" * 10_000 + "}"), "not a chat completion"),
-    "empty": (http(), "not a chat completion"),
-    "cut body": (http(chat(), length=100_000), "connection lost"),
-    "no http": (b"hello\r\n\r\n", "connection lost"), "nothing": (b"", "connection lost"),
-    "long header": (http(chat(), headers=["X-Long: " + "a" * 300_000]), "connection lost"),
-    "a drip": (drip, "no whole answer within"),
-    "endless": (endless, "more than 32 MB"),
-    "cut": (http(chat({"content": answer()[:-25]}, "length", {"completion_tokens": 308})),
-            "cut at 308 tokens (finish_reason length); captions.max_tokens"),
-    "thought to the end": (http(chat({"content": None, "reasoning": "First"}, "length",
-                                     {"completion_tokens": 308})), "cut at 308 tokens"),
-    "refused": (http(chat({"content": None, "refusal": "I cannot describe it."})),
-                "refused: I cannot describe it."),
-    "filtered": (http(chat({"content": ""}, "content_filter")), "filtered by the server"),
-    "nothing said": (http(chat({"content": " "})), "an empty answer"),
-    "no choices": (http('{"choices": []}'), "not a chat completion"),
-    "odd choice": (http('{"choices": [7]}'), "not a chat completion"),
-    "an error with status 200":
-    (http('{"error": {"message": "Provider returned error", "code": 502}}'),
-     "the server's own error, with status 200: Provider returned error"),
-    "an error without its name":
-    (http('{"object": "error", "message": "the model fell over", "code": 500}'),
-     "own error, with status 200: the model fell over"),
-    "an error in a choice": (http(json.dumps({"choices":
-                                              [{"error": {"message": "Provider disconnected"},
-                                                "finish_reason": "error",
-                                                "message": {"content": ""}}]})),
-                             "own error, with status 200: Provider disconnected"),
-    "an error in a list": (http('[{"error": {"message": "upstream is ill"}}]', "500 X"),
-                           "status 500: upstream is ill"),
-    "cut behind a draft": (http(chat({"content":
-                                      answer("right eye, a first guess that is thrown away")
-                                      + " No, the disc is"}, "length",
-                                     {"completion_tokens": 308})), "cut at 308 tokens"),
-    "cut in the answer behind a draft": (http(chat({"content":
-                                                    answer(
-        "right eye, a first guess that is thrown away") + ' Better: {"optic_disc": "nor'},
-                                                   "length", {"completion_tokens": 308})),
-                                         "cut at 308 tokens"),
-    "500": (http("oops", "500 X"), "status 500: oops"),
-    "redirect": (http("", "302 X", ["Location: http://127.0.0.1:9/"]), "status 302"),
-    "key in an error": (http("headers were: Authorization: Bearer sk-SECRET", "500 X"),
-                        "Bearer ***"),
-    "key behind escapes": (http('{"error": {"message": "Bearer \\u0073k-SECRET"}}', "500 X"),
-                           "Bearer ***"),
-    "key in base64": (http(f"headers: {base64.b64encode(b'sk-SECRET').decode()}", "500 X"),
-                      "headers: ***"),
-}
+FAULTS = {"not gzip": (http("not gzip", headers=["Content-Encoding: gzip"]),
+                       "not compressed as its header says"),
+          "cut gzip": (http(gzip.compress(chat())[:30], headers=["Content-Encoding: gzip"]),
+                       "not"), "a bomb": (http(gzip.compress(b" " * (200 << 20)),
+                                               headers=["Content-Encoding: gzip"]),
+                                          "more than 32 MB"), "a bomb in a bomb":
+          (http(gzip.compress(gzip.compress(b" " * (200 << 20))),
+                headers=["Content-Encoding: gzip, gzip"]), "compressed in a way"),
+          "a bomb in a bomb, two headers": (http(gzip.compress(gzip.compress(b" "
+              * (200 << 20))), headers=["Content-Encoding: gzip"] * 2), "compressed in a way"),
+          "a compression not asked for": (http("\x0b", headers=["Content-Encoding: br"]),
+                                          "compressed in a way"),
+          "odd charset": (http(b"\xff\xfe\x00",
+                               headers=["Content-Type: application/json; charset=nonsense"]),
+                          "not a chat completion"), "deep":
+          (http("[" * 100_000), "not a chat completion"),
+          "no JSON": (http("<html>"), "not a chat completion"),
+          "long number": (http('{"choices": ' + "9" * 10_000 + "}"), "not a chat completion"),
+          "empty": (http(), "not a chat completion"),
+          "cut body": (http(chat(), length=100_000), "connection lost"),
+          "no http": (b"hello\r\n\r\n", "connection lost"), "nothing": (b"", "connection lost"),
+          "long header": (http(chat(), headers=["X-Long: " + "a" * 300_000]),
+                          "connection lost"), "a drip": (drip, "no whole answer within"),
+          "endless": (endless, "more than 32 MB"),
+          "cut": (http(chat({"content": answer()[:-25]}, "length", {"completion_tokens": 308})),
+                  "cut at 308 tokens (finish_reason length); captions.max_tokens"),
+          "thought to the end": (http(chat({"content": None, "reasoning": "First"}, "length",
+                                           {"completion_tokens": 308})), "cut at 308 tokens"),
+          "refused": (http(chat({"content": None, "refusal": "I cannot describe it."})),
+                      "refused: I cannot describe it."),
+          "filtered": (http(chat({"content": ""}, "content_filter")), "filtered by the server"),
+          "nothing said": (http(chat({"content": " "})), "an empty answer"),
+          "no choices": (http('{"choices": []}'), "not a chat completion"),
+          "odd choice": (http('{"choices": [7]}'), "not a chat completion"),
+          "an error with status 200":
+          (http('{"error": {"message": "Provider returned error", "code": 502}}'),
+           "the server's own error, with status 200: Provider returned error"),
+          "an error without its name": (http(
+              '{"object": "error", "message": "the model fell over", "code": 500}'),
+                                        "own error, with status 200: the model fell over"),
+          "an error in a choice": (http(json.dumps({"choices":
+                                                    [{"error": {"message":
+                                                        "Provider disconnected"},
+                                                            "finish_reason": "error",
+                                                                "message": {"content": ""}}]})),
+                                   "own error, with status 200: Provider disconnected"),
+          "an error in a list": (http('[{"error": {"message": "upstream is ill"}}]', "500 X"),
+                                 "status 500: upstream is ill"),
+          "cut behind a draft": (http(chat({"content":
+                                            answer(
+                                                "right eye, a first guess that is thrown away")
+                                            + " No, the disc is"}, "length",
+                                           {"completion_tokens": 308})), "cut at 308 tokens"),
+          "cut in the answer behind a draft":
+          (http(chat({"content": answer("right eye, a first guess that is thrown away")
+                      + ' Better: {"optic_disc": "nor'}, "length", {"completion_tokens": 308})),
+           "cut at 308 tokens"), "500": (http("oops", "500 X"), "status 500: oops"),
+          "redirect": (http("", "302 X", ["Location: http://127.0.0.1:9/"]), "status 302"),
+          "key in an error": (http("headers were: Authorization: Bearer sk-SECRET", "500 X"),
+                              "Bearer ***"), "key behind escapes":
+          (http('{"error": {"message": "Bearer \\u0073k-SECRET"}}', "500 X"), "Bearer ***"),
+          "key in base64": (http(f"headers: {base64.b64encode(b'sk-SECRET').decode()}",
+                                 "500 X"), "headers: ***")}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -475,7 +472,7 @@ def test_verdicts_in_the_journal_that_do_not_fit_are_asked_again(server, tmp_pat
                          [("yes, it seems </think> no", {"yes": -0.1}, "0"),
                           ("yes", {"yes": float("nan"), "no": -50.0}, "1"), ("Yes.", {}, "1"),
                           ("<think>yes", {}, None), ("yes", {"yes": -0.1, "no": float("-inf")},
-    "1.000000")])
+                              "1.000000")])
 def test_verdicts_of_models_that_think(text, first, verdict):
     top = [{"token": token, "logprob": chance} for token, chance in first.items()]
     choice = {"message": {"content": text}, "logprobs": {"content": [{"top_logprobs": top}]}}

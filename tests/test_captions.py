@@ -102,9 +102,9 @@ class Server:
                     if isinstance(content, str) and code == 200:
                         content = json.dumps({"choices":
                                               [{"message": {"role": "assistant",
-                            "content": content}}], "usage":
-                                              {"prompt_tokens": 400,
-                                               "completion_tokens": 50}}).encode()
+                                                  "content": content}}],
+                                              "usage": {"prompt_tokens": 400,
+                                                  "completion_tokens": 50}}).encode()
                     length = headers.pop("Content-Length", len(content))
                     self.send_response(code)
                     for name, value in ({"Content-Length": length} | headers).items():
@@ -267,8 +267,8 @@ def test_the_stage_takes_captions_from_a_server(tmp_path, monkeypatch):
             asked[asked_picture(body).tobytes()] += 1
         fault = asked_record(body)["Image_quality"] == "reject"
         return (422, b"no", {}) if fault else (200,
-                                               say(
-            f"{EYE[asked_record(body)['Eye']]} with clear media and a round optic " "disc"), {})
+            say(f"{EYE[asked_record(body)['Eye']]} with clear media and a round optic " "disc"),
+                {})
 
     with Server(answer) as server:
         monkeypatch.setenv("RETINALOGOS_CAPTIONS_SERVER", server.address)
@@ -402,7 +402,8 @@ def tiny_processor():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>",
                                         bos_token="<bos>", eos_token="<eos>",
                                         padding_side="left", extra_special_tokens={
-        "image_token": "<img>", "boi_token": "<boi>", "eoi_token": "<eoi>"})
+                                            "image_token": "<img>", "boi_token": "<boi>",
+                                            "eoi_token": "<eoi>"})
     return Gemma3Processor(Gemma3ImageProcessorPil(size={"height": 32, "width": 32}), tokenizer,
                            chat_template=CHAT, image_seq_length=4)
 
@@ -603,7 +604,7 @@ def test_a_language_model_of_transformers_reads_facts(reader, tmp_path):
     again = facts_backend(str(reader), Settings(device="cpu"))
     assert (model_facts(captions[:3], again, tmp_path)
             == {i: facts[i] for i in "ab"} and again.loaded is None), (
-        "nothing is missing, so no model is loaded")
+                "nothing is missing, so no model is loaded")
 
 
 def test_the_same_language_model_behind_a_server_reads_the_same(reader, tmp_path):

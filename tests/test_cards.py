@@ -166,7 +166,7 @@ def first_step(folder, *sources):
     (folder / "dataset").mkdir()
     pd.DataFrame({"source": ["my_clinic"] * 3,
                   "split": ["train", "train", "test"]}).to_parquet(folder
-        / "dataset/records.parquet")
+                      / "dataset/records.parquet")
     (folder / "checkpoints/pretrain").mkdir(parents=True)
     if sources:
         (folder / "checkpoints/pretrain/training.json").write_text(json.dumps({"source":

@@ -160,7 +160,7 @@ def test_brset_flags(none, one, file, tmp_path):
              "exam_eye": "1.0", "DR_ICDR": "0.0", "quality": quality,
              **dict.fromkeys(BRSET_PARTS, "1.0"), **dict.fromkeys(BRSET_FINDINGS, none),
              "scar": scar} for name, quality, scar in (("a", "Adequate", none),
-        ("b", "Inadequate", one))]
+                 ("b", "Inadequate", one))]
     for name in "ab":
         cv2.imwrite(str(tmp_path / f"fundus_photos/{name}.jpg"), np.full((40, 40, 3), 90, np.uint8))
     (tmp_path / file).write_text("\n".join([",".join(rows[0]),
@@ -191,7 +191,7 @@ def test_captions_state_only_what_a_sparse_record_says():
         record = random_record(draw)
         named = extract_facts(", ".join((*record.disease_labels,
                                          *record.subclinical_labels)).replace("_",
-            " ")).stated_lesions
+                                             " ")).stated_lesions
         for style in STYLES:
             caption = caption_record(record, None, np.random.default_rng(number), style)
             facts = extract_facts(caption)

@@ -99,7 +99,7 @@ def test_two_processes_train_as_one(alone, tmp_path):
         assert set(first["written"]) == {"state.pt"} and second["written"] == []
         assert (first["made"], second["made"],
                 alone["made"]) == (2, 1, 3) and len(list((tmp_path
-            / f"cache-{kind}").iterdir())) == 3, "each encodes its share"
+                    / f"cache-{kind}").iterdir())) == 3, "each encodes its share"
 
 
 def test_a_compiled_transformer_trains_as_one_that_is_not(alone, tmp_path):

@@ -62,7 +62,7 @@ def scores(captions, read=extract_facts):
     count = lambda kinds: [sum(kind in kinds
                                for part in (a(truth, read) for truth, read in pairs)
                                for kind, _ in part) for a in (lambda t, r: t, lambda t, r: r,
-        lambda t, r: t & r)]
+                                   lambda t, r: t & r)]
     groups = {kind: (kind,) for kind in (*SINGLE, *LISTS, "items")} | {"all but items": SINGLE
         + LISTS, "all": (*SINGLE, *LISTS, "items")}
     table = pd.DataFrame([count(kinds) for kinds in groups.values()], index=list(groups),

@@ -30,7 +30,7 @@ def stranger(tmp_path, monkeypatch):
            "model_type": "stranger", "architectures": ["Stranger"]}
     for folder in (tmp_path / "model", *(tmp_path / "model" / name
                                          for name in ("text_encoder", "tokenizer", "vae",
-            "transformer", "scheduler"))):
+                                             "transformer", "scheduler"))):
         folder.mkdir()
         (folder / "stranger.py").write_text(code)
         for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json",
@@ -81,5 +81,5 @@ def test_every_loader_says_so():
             named = {key.arg: key.value for key in call.keywords}
             assert (None in named or isinstance(named.get("trust_remote_code"), ast.Constant)
                     and named["trust_remote_code"].value is False), (
-                f"{file.name}:{call.lineno}")
+                        f"{file.name}:{call.lineno}")
     assert seen >= 5

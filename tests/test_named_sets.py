@@ -207,7 +207,7 @@ def test_documented_layout(name, tmp_path):
     published = any(labels.rows for labels in source.about.files[-1:])
     assert (not published or any("were published" in note
                                  for note in source.notes)), (
-        "a handful of rows is not the whole set, and that is said")
+                                     "a handful of rows is not the whole set, and that is said")
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)

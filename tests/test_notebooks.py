@@ -77,7 +77,8 @@ def test_library_notebooks_run_before_they_are_stored(notebook):
 
 
 def test_lines_breathe_and_cells_are_small():
-    """Limits and figures stand in tests/house.py; tests may have longer functions than the package."""
+    """Limits and figures stand in tests/house.py; tests may have longer functions than the package.
+    """
     found = list(house.sources())
     assert not house.wide_lines(found)
     assert not [place for place in house.long_functions(found) if not place.startswith("tests/")]

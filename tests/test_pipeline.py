@@ -90,7 +90,7 @@ def test_fidelity_has_every_metric_for_every_row_and_disease(finished):
                <= set(scores) for scores in fidelity["per_disease"].values())
     assert all(scores["kid"]["value"] is None
                for scores in fidelity["per_disease"].values() if min(scores["n"],
-        scores["n_reference"]) < 8)
+                   scores["n_reference"]) < 8)
     behaviour = pd.read_csv(finished / "data/results/metric_behaviour.csv")
     assert {"none", "noise", "blur", "repetition"} <= set(behaviour.damage)
     assert behaviour[behaviour.metric != "inception_score"].value.notna().all()
@@ -133,7 +133,7 @@ def test_a_language_model_judges_the_captions(finished, tmp_path):
     some, asked_again = run(threshold)
     assert (asked_again == asked and (some.llm_score
                                       == everything.llm_score).all()), (
-        "what is in the journal is not asked again")
+                                          "what is in the journal is not asked again")
     assert (some.kept == (some.llm_score >= threshold)).all() and 0 < some.kept.sum() < len(some)
     assert set(some.reason[~some.kept]) == {"the language model finds it false"}
 
@@ -159,8 +159,8 @@ def test_samples_keep_prompt_seed_and_target(finished):
         "each checkpoint gets the same prompts and seeds")
     assert set(samples.image_id[samples.group
                                 == "test_prompts"]).isdisjoint(pd.read_parquet(finished
-        / "data/purified/scores.parquet")
-        .image_id), "no prompt comes from a training photograph"
+                                    / "data/purified/scores.parquet")
+                                        .image_id), "no prompt comes from a training photograph"
 
 
 def test_plain_diffusers_opens_the_checkpoints(finished):

@@ -102,7 +102,7 @@ def test_what_pages_load_and_link_to_is_there(site, pages):
                      if target.exists() else None)
             if not target.is_file() or (anchor
                                         and (known is None or unquote(
-                anchor) not in known.anchors)):
+                                            anchor) not in known.anchors)):
                 missing.append((name, url))
     assert missing == [] and sum(len(page.links) for page in pages.values()) > 1000
 

@@ -68,7 +68,7 @@ def test_the_same_stage_twice_gives_the_same_bytes(project):
     first = run(project)[0], (project / "out.json").read_bytes()
     assert (first == (run(project)[0], (project
                                         / "out.json").read_bytes())), (
-        "hashes of strings must not vary")
+                                            "hashes of strings must not vary")
 
 
 @pytest.mark.parametrize("change, said", [

@@ -296,7 +296,8 @@ def test_what_cannot_be_analysed_is_said_in_one_line(pack, tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for arguments, said in ((["--real", tmp_path / "gone", "--synthetic", tmp_path],
                              "gone: no such folder"), (["--out", tmp_path],
-            "run `make repro` first"), (["--real", tmp_path], "go together"),
+                                 "run `make repro` first"),
+                            (["--real", tmp_path], "go together"),
                             (["--real", pack.parent / "clinic", "--synthetic",
                               pack.parent / "model"], "ask for fewer")):
         status, out, err = run("study", "make", *arguments, cwd=tmp_path)

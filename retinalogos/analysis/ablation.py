@@ -89,7 +89,7 @@ def join_seeds(scores: list[dict]) -> dict:
         mean, n = float(np.mean(values)), sum(part["n"] for part in parts)
         joined[name] = (as_interval(mean, mean - half[0], mean + half[1], n, len(parts))
                         | {"over_seeds": seed_interval(values, n,
-            LIMITS.get(name, (-np.inf, np.inf)))})
+                            LIMITS.get(name, (-np.inf, np.inf)))})
     return joined
 
 # %% ../../nbs/analysis/18_ablation.ipynb #0b91ac61

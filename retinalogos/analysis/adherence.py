@@ -31,7 +31,7 @@ def sample_targets(samples: pd.DataFrame) -> pd.DataFrame:
     eye = samples["eye"].map({name: k for k, name in enumerate(TASKS["eye"])})
     return pd.DataFrame({"eye": eye, "dr_grade": samples["dr_grade"],
                          "glaucoma": samples["glaucoma"]}) .apply(pd.to_numeric,
-        errors="coerce").fillna(-1).astype(int).reset_index(drop=True)
+                             errors="coerce").fillna(-1).astype(int).reset_index(drop=True)
 
 # %% ../../nbs/analysis/13_adherence.ipynb #e50b207e
 def geometry_eyes(images: np.ndarray) -> np.ndarray:

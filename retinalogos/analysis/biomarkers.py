@@ -88,8 +88,8 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
                 _neighbours(image), turn, axis=0)
             pieces = sum((1 - side) & (corner | after)
                          for side, corner, after in ((above, above_right, right),
-                (right, below_right, below), (below, below_left, left),
-                (left, above_left, above)))
+                             (right, below_right, below), (below, below_left, left),
+                             (left, above_left, above)))
             pairs = np.minimum((above_left | above) + (above_right | right)
                                + (below_right | below) + (below_left | left),
                                (above | above_right) + (right | below_right)
@@ -468,8 +468,8 @@ def compare_distributions(real: pd.DataFrame, synthetic: pd.DataFrame, real_grou
         groups = np.concatenate([owners[keep[0]], len(real) + np.arange(keep[1].sum())])
         found[name] = ({"n_real": int(keep[0].sum()), "n_synthetic": int(keep[1].sum())}
                        | {f"median_{kind}": as_interval(np.median(p[k]) if k.any() else np.nan,
-            np.nan, np.nan, int(k.sum()))["value"] for kind, p, k in zip(("real", "synthetic"),
-            parts, keep)})
+                           np.nan, np.nan, int(k.sum()))["value"]
+                          for kind, p, k in zip(("real", "synthetic"), parts, keep)})
         for label, distance in (("wasserstein", scaled_wasserstein), ("ks", ks_distance)):
             found[name][label] = bootstrap_interval(distance, values, is_real, draws=draws,
                                                     seed=seed, groups=groups)

@@ -29,7 +29,7 @@ def pair_table(samples: pd.DataFrame) -> pd.DataFrame:
     together = pairs.groupby(["change", "prompt"], sort=False)["first"]
     pairs["other"] = together.transform(lambda part:
                                         np.roll(part, -1)).where(together.transform("size") > 1,
-        -1)
+                                            -1)
     return pairs.drop(columns="prompt")
 
 # %% ../../nbs/analysis/14_counterfactual.ipynb #380b35d9
@@ -111,9 +111,9 @@ def counterfactual_scores(images: np.ndarray, readings: pd.DataFrame, samples: p
 
     Returns
     -------
-    {change: {`pairs`, `asked_change`, `mean_change` (of the reading), `changed` (share of pairs
-    whose answer rose), `kept`}}; `kept` has for each measure of `differences` the mean of the pairs
-    (`pair`), of different seeds with one prompt (`seeds`), and, for `eye`, of the `mirrored` second.
+    {change: {`pairs`, `asked_change`, `mean_change`, `changed` (share of pairs whose answer rose),
+    `kept`}}; `kept` has for each measure of `differences` the mean of the pairs (`pair`), of other
+    seeds with one prompt (`seeds`), and, for `eye`, of the `mirrored` second member.
     """
     sides, pairs = geometry_eyes(images), pair_table(samples)
     discs = np.array([find_disc(image) for image in images])
@@ -154,6 +154,6 @@ def draw_pairs(images: np.ndarray, samples: pd.DataFrame, caption: str, per_chan
                   np.dstack([np.clip(255 - gain * gap, 0, 255).astype(np.uint8)] * 3)]
     words = [change.replace("age_related_macular_degeneration",
                             "age-related macular\ndegeneration").replace("dr_grade",
-        "DR").replace("_", " ") for change in pairs["change"].unique()]
+                                "DR").replace("_", " ") for change in pairs["change"].unique()]
     return image_grid(cells, column_titles=["before", "after", "difference"] * per_change,
                       row_titles=words, cell_inches=1.2, caption=caption)

@@ -373,7 +373,7 @@ def score_table(rows: list[dict], truths: dict[str, dict]) -> pd.DataFrame:
             prefix, truth = "" if test == "test" else f"{test}_", truths[row["task"]][test]
             line |= {f"n_{test}": len(truth)} | {prefix + metric: value
                                                  for metric, value in classifier_scores(found,
-                truth).items()}
+                                                     truth).items()}
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -505,8 +505,8 @@ def paired_tests(rows: list[dict], truths: dict, patients: dict, test: str = "te
             found.append({"task": task, "model": model, "condition": name, "metric": metric,
                           "p": difference.pop("p"), "difference": difference,
                           "over_seeds": paired_interval(scores["real_only"], scores[name],
-                len(truth)), "p_accuracy": round(swap_test(truth, by["real_only"], by[name],
-                owners, draws), 6)})
+                              len(truth)), "p_accuracy": round(swap_test(truth, by["real_only"],
+                                  by[name], owners, draws), 6)})
     for row, p in zip(found, multipletests([row["p"] for row in found], method="holm")[1]):
         row["p_holm"] = round(float(p), 6)
     return sorted(found, key=lambda row: (list(CLASSES).index(row["task"]),
@@ -537,7 +537,7 @@ def headline(table: dict, model: str = "resnet") -> dict:
     mean, low, high, n, seeds}}}`."""
     return {task: {condition: {"metric": MAIN_METRIC[task], "model": model}
                    | models[model][condition][MAIN_METRIC[task]] for condition in ("real_only",
-        "real_plus_synthetic")} for task, models in table.items()}
+                       "real_plus_synthetic")} for task, models in table.items()}
 
 # %% ../../nbs/analysis/17_downstream.ipynb #4faf2aee
 def dose_table(runs: pd.DataFrame, model: str = "resnet", test: str = "test") -> dict:

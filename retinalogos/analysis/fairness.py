@@ -234,10 +234,10 @@ def _gap(measure, kept, codes, units, diseases, values, drawn, rng) -> dict:
                    np.asarray(diseases, dtype=object)[inside].astype(str))
     p, p_same = (shuffle_p(of_rows, codes[inside], np.asarray(units)[inside], strata,
                            10 * len(drawn), rng) for strata in (kinds,
-        np.char.add(np.char.add(kinds, " "), told)))
+                               np.char.add(np.char.add(kinds, " "), told)))
     return as_interval(values[high] - values[low], *ends,
                        measure.counted[inside].sum()) | {"between": [kept[low], kept[high]],
-        "p": round(p, 4), "p_same_diseases": round(p_same, 4)}
+                           "p": round(p, 4), "p_same_diseases": round(p_same, 4)}
 
 # %% ../../nbs/analysis/20_fairness.ipynb #6087ca37
 def compare_all(measures: dict[str, Measure], records: pd.DataFrame, smallest: int = 30,
@@ -252,9 +252,9 @@ def compare_all(measures: dict[str, Measure], records: pd.DataFrame, smallest: i
                             patients.loc[measure.image_ids].to_numpy().astype(str))
         told = diseases.loc[measure.image_ids].to_numpy()
         for attribute in attributes:
-            found[attribute][name] = compare_groups(measure,
-                                                    groups.loc[measure.image_ids,
-                attribute].to_numpy(), units, told, smallest, draws, seed)
+            found[attribute][name] = (compare_groups(measure,
+                groups.loc[measure.image_ids, attribute].to_numpy(), units, told, smallest,
+                draws, seed))
     return found
 
 # %% ../../nbs/analysis/20_fairness.ipynb #bb8c74e4

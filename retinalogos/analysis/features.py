@@ -263,7 +263,7 @@ def load_extractors(names, grader="data/grader", clip="data/encoders/clip") -> d
 # %% ../../nbs/analysis/11_features.ipynb #093d1fb9
 def stream_features(extractors: dict[str, Extractor],
                     batches: Iterable[tuple[list, np.ndarray]]) -> tuple[list,
-        dict[str, np.ndarray]]:
+                        dict[str, np.ndarray]]:
     """Pass batches (keys, uint8 [B, H, W, 3]) through every extractor; returns all keys, and
     features [N, D] by name in their order."""
     keys, parts = [], {name: [] for name in extractors}

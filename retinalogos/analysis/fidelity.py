@@ -75,7 +75,7 @@ def frechet_interval(real, synthetic, draws: int = 200, seed: int = 0) -> dict:
         return as_interval(value, np.nan, np.nan, n)
     drawn = np.array([frechet_distance(real[rng.integers(0, len(real), len(real))],
                                        synthetic[rng.integers(0, len(synthetic),
-        len(synthetic))]) for _ in range(draws)])
+                                           len(synthetic))]) for _ in range(draws)])
     low, high = np.quantile(drawn, [0.025, 0.975]) - drawn.mean()
     return as_interval(value, max(0.0, value + low), value + high, n)
 
@@ -95,7 +95,7 @@ def _draw_weights(n: int, draws: int, rng) -> torch.Tensor:
     photograph once."""
     return torch.from_numpy(np.concatenate([np.ones((1, n)),
                                             rng.multinomial(n, np.full(n, 1 / n),
-        draws)]).astype(np.float32))
+                                                draws)]).astype(np.float32))
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #d3622484
 def _pair_sums(kernel, first, second, first_weights, second_weights,
@@ -239,7 +239,7 @@ def set_scores(real: dict, found: dict, draws: int = 200, seed: int = 0) -> dict
             | {"cmmd": clip_distance(real["clip"], found["clip"], draws, seed),
                "clip_score": clip_score(found["clip"], found["texts"], draws, seed),
                "clip_score_shuffled": shuffled_clip_score(found["clip"], found["texts"], draws,
-        seed)})
+                   seed)})
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #bc5b1558
 def equal_parts(n: int, *sizes: int, seed: int = 0) -> list[np.ndarray]:
@@ -315,7 +315,7 @@ def disease_scores(groups: dict, draws: int = 200, seed: int = 0) -> dict:
         floor_rows, = equal_parts(min(len(real), len(found)), len(train), seed=seed)
         table[disease] = ({"n": len(found), "n_reference": len(real)}
                           | group_scores(real, found, draws, seed) | {"floor":
-            group_scores(real, train[floor_rows], draws, seed)})
+                              group_scores(real, train[floor_rows], draws, seed)})
     return table
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #a4906aa5

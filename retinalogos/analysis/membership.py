@@ -90,7 +90,8 @@ def attack(scores: np.ndarray, is_member: np.ndarray, patients, draws: int = 200
     [N] are drawn."""
     return {name: bootstrap_interval(statistic, is_member, scores, draws=draws, seed=seed,
                                      groups=patients) for name, statistic in (("auc",
-        area_under_curve), ("tpr_at_1_fpr", true_positive_rate))}
+                                         area_under_curve), ("tpr_at_1_fpr",
+                                             true_positive_rate))}
 
 # %% ../../nbs/analysis/16_membership.ipynb #0fddc69a
 def draw_roc(axis, scores: dict[str, np.ndarray], is_member, patients, draws: int = 100,

@@ -238,7 +238,7 @@ def compare_numbers(real: pd.DataFrame, simulated: pd.DataFrame, seed: int = 0) 
                      for kind, v in zip(("real", "simulated"), values) for q in (5, 50, 95)}
         rows[name] = quantiles | {"KS": ks_distance(both, kept),
                                   "KS real / real": ks_distance(real[name].dropna().to_numpy(),
-            half[real[name].notna()])}
+                                      half[real[name].notna()])}
     return pd.DataFrame(rows).T.round(3)
 
 # %% ../../nbs/analysis/21_transfer.ipynb #1a9ebf35

@@ -80,7 +80,7 @@ FIRST_LETTERS = "abcdefghilmnprsvwz"  # of all terms, for speed
 ANY_LESION = re.compile(rf"\b(?=[{FIRST_LETTERS}])(?:"
                         + "|".join(f"(?P<{name}>(?:{term})\\b)"
                                    for name, term in sorted(LESION_TERMS.items(),
-    key=lambda pair: pair[0] == "hard_exudates")) + ")")
+                                       key=lambda pair: pair[0] == "hard_exudates")) + ")")
 
 NEGATION = re.compile(
     r"\b(?:no|not|nothing|without|absence of|absent|free (?:of|from)|lacks?|negative for|neither|"
@@ -120,7 +120,7 @@ def clauses(caption: str) -> list[str]:
     """Lower-case pieces of a caption within which one negation or hedge holds."""
     text = re.sub(r"(?<=\d)\.(?=\d)", "·",
                   " ".join(caption.lower().split())).replace(": none",
-        " none").replace(": absent", " absent")
+                      " none").replace(": absent", " absent")
     if "quality:" in text:
         text = text.replace("quality:", "quality")
     if "defect" in text:

@@ -29,13 +29,13 @@ def joined_table(dataset: str | Path, captions: pd.DataFrame,
     and those of `scores` (tables with an image_id) that are not there yet."""
     table = load_records(dataset)[["image_id", "split", "source",
                                    *RECORD_KEYS]].merge(captions[captions["caption"] != ""],
-        on="image_id")
+                                       on="image_id")
     for more in scores:
         table = table.merge(more[["image_id", *(name for name in more if name not in table)]],
                             on="image_id", how="left")
     return table[["image_id", "split", "source", "caption",
                   *(name for name in table if name not in ("image_id", "split", "source",
-        "caption"))]]
+                      "caption"))]]
 
 # %% ../../nbs/captions/06_export.ipynb #a3c55aef
 def feature(kind: pa.DataType) -> dict:
@@ -102,9 +102,9 @@ def card(table: pd.DataFrame, photographs: int) -> str:
     if "planted_error" in table:
         lines.append("- captions with an error planted on purpose (`planted_error`): "
                      f"{(table['planted_error'] != '').sum()}")
-    lines += ["", "Who wrote them:", "", *("- "
-                                           + ", ".join(f"{k} `{code_text(v)}`"
-        for k, v in row.items() if v != "") for row in origin.to_dict("records"))]
+    lines += (["", "Who wrote them:", "",
+               *("- " + ", ".join(f"{k} `{code_text(v)}`" for k, v in row.items() if v != "")
+                 for row in origin.to_dict("records"))])
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"
 
 # %% ../../nbs/captions/06_export.ipynb #2a78fbb3

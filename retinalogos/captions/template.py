@@ -403,7 +403,7 @@ def long_lesion(name: str, findings: Findings | None) -> str:
     if count and name == "haemorrhages":
         said += {"flame-shaped haemorrhages": ", most of them flame-shaped",
                  "dot and blot haemorrhages": " in the shape of dots and blots"}.get(
-            shape_words(findings), ", some of them flame-shaped")
+                     shape_words(findings), ", some of them flame-shaped")
     if count and name == "hard_exudates" and findings.macular_exudates:
         said += ", some of them close to the fovea"
     return said

@@ -489,7 +489,8 @@ def dataset_card(records: pd.DataFrame, rejects: pd.DataFrame, sources: Sequence
     grades = ["not graded" if grade is None else f"DR {grade}" for grade in record_grades(records)]
     counts = [pd.crosstab(values, records["split"],
                           margins=True).to_markdown() for values in (
-                  records["source"].map(card_text), pd.Series(grades, name="grade"))]
+                              records["source"].map(card_text),
+                              pd.Series(grades, name="grade"))]
     reasons = rejects["reason"].astype(str).str.replace(r"(?s)the same pixels as .*",
         "the same pixels as another photograph", regex=True)
     reasons = reasons.str.replace(r"quality score [\d.]+ is", "its quality score is", regex=True)
@@ -589,5 +590,5 @@ def build_dataset(out: str | Path, source: Source | Sequence[Source] | None = No
         (list, tuple)) else (source,)
     entries = real_entries(sources, min_quality=min_quality,
                            **size) if sources else simulated_entries(n_patients,
-        render_size=render_size, cameras=cameras, **size)
+                               render_size=render_size, cameras=cameras, **size)
     return write_dataset(out, entries, val_fraction, test_fraction, seed, sources)

@@ -189,7 +189,7 @@ class NamedSource:
         made."""
         images = image_folder(self.root, path,
                               self.follow_links) if path.is_dir() else find_folder(self.root,
-            path, labels.images, self.follow_links)
+                                  path, labels.images, self.follow_links)
         frame, rejects = read_labels(self.about, labels, path)
         rows = len(frame) + len(rejects)
         if labels.rows not in (None, rows):
@@ -277,7 +277,7 @@ def deepdrid_rows(table: pd.DataFrame) -> pd.DataFrame:
             "right"}.get((bool(a), bool(b)), "") for a, b in zip(left, right)]
     named = [{"l": "left", "r": "right"}.get(letter, "")
              for letter in table["image_id"].str.extract(r"_([lr])\d*$",
-        expand=False).fillna("")]
+                 expand=False).fillna("")]
     differ = [bool(a and b and a != b) for a, b in zip(eye, named)]
     return table.assign(eye=["" if d else e for e, d in zip(eye, differ)],
                         grade=[a or b for a, b in zip(left, right)],
@@ -408,20 +408,20 @@ RFMID_FINDINGS = {
 }
 
 # %% ../../nbs/data/02_named_sets.ipynb #8514158b
-RFMID = Description(
-    title="RFMiD", citation="Pachade et al., Data 6:14 (2021)",
+RFMID = Description(title="RFMiD", citation="Pachade et al., Data 6:14 (2021)",
     licence="CC BY 4.0: check the source page",
-    where="https://ieee-dataport.org/open-access/retinal-fundus-multi-disease-image-dataset-rfmid",
-    cannot_tell=("which eye", "which photographs are of one patient",
-                 "grades of diabetic retinopathy", "age and sex"),
-    files=tuple(LabelFile(f"{folder}/RFMiD_{name}_Labels.csv", {"image": "ID"},
-                          (images, f"{folder}/{images}", "images"), rows, prefix=f"{name}-")
-                for folder, name, images, rows in (("Training_Set", "Training", "Training",
-                                                    1920), ("Evaluation_Set", "Validation",
-                    "Validation", 640),
-                                                   ("Test_Set", "Testing", "Test", 640))),
-    flags={"Disease_Risk": {"0": "normal", "1": "abnormal"}}
-    | {code: {"1": word} for code, word in RFMID_FINDINGS.items()})
+        where="https://ieee-dataport.org/open-access/retinal-fundus-multi-disease-image-dataset-rfmid",
+            cannot_tell=("which eye", "which photographs are of one patient",
+                "grades of diabetic retinopathy", "age and sex"),
+                    files=tuple(LabelFile(f"{folder}/RFMiD_{name}_Labels.csv", {"image": "ID"},
+                        (images, f"{folder}/{images}", "images"), rows, prefix=f"{name}-")
+                            for folder, name, images, rows in (("Training_Set", "Training",
+                                "Training", 1920), ("Evaluation_Set", "Validation",
+                                    "Validation", 640), ("Test_Set", "Testing", "Test", 640))),
+                                        flags={"Disease_Risk": {"0": "normal", "1": "abnormal"}}
+                                            | {code:
+                                                {"1": word}
+                                                    for code, word in RFMID_FINDINGS.items()})
 
 # %% ../../nbs/data/02_named_sets.ipynb #84b52a02
 BRSET_FINDINGS = {

@@ -500,7 +500,7 @@ def read_rows(path: Path, delimiter: str = ",") -> list[list[str]]:
             file.seek(0)
             rows = [[sys.intern(cell.strip()) for cell in row]
                     for row in narrow_rows(path, csv.reader(file, delimiter=delimiter,
-                strict=True))]
+                        strict=True))]
     except (UnicodeError, csv.Error, OSError) as error:
         raise UserError(f"{path}: not a readable CSV table (UTF-8): {error}") from None
     return [row for row in rows if any(row)]

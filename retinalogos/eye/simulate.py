@@ -270,8 +270,8 @@ def record_of(geometry: Geometry, plan: Plan, findings: Findings) -> EyeRecord:
     return EyeRecord(eye=plan.eye, image_quality=plan.quality,
                      subclinical_labels=signs_of(geometry, plan, findings),
                      disease_labels=plan.diseases, grade_labels={"diabetic_retinopathy":
-        plan.dr_grade, "glaucoma": int(plan.glaucoma)}, general_label="abnormal"
-                     if plan.diseases else "normal",
+                         plan.dr_grade, "glaucoma": int(plan.glaucoma)},
+                     general_label="abnormal" if plan.diseases else "normal",
                      report=f"{plan.eye}: {', '.join(named)}{where}. Vertical cup-to-disc ratio "
                      f"{findings.cup_to_disc_ratio:.1f}.")
 

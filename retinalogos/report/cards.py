@@ -105,7 +105,7 @@ def scorecard_text(root: Path) -> str:
     lines = read_results(root / "data/results", ("report",))["report"]["scorecard"]
     return scorecard_table(lines)[["question", "measure", "found", "n", "held against",
                                    "checked", "verdict"]].to_markdown(index=False,
-        disable_numparse=True)
+                                       disable_numparse=True)
 
 # %% ../../nbs/report/42_cards.ipynb #65f8ac1d
 MODEL = """# RetinaLogos: colour fundus photographs from words
@@ -310,7 +310,7 @@ def card_head(sources: list[str], scores: bool, root: Path) -> str:
                          pipeline_tag="text-to-image",
                          tags=["retina", "fundus", "flow-matching", "medical"],
                          model_name="RetinaLogos", eval_results=evaluations(root,
-        "+".join(sources)) if scores and sources else None)
+                             "+".join(sources)) if scores and sources else None)
     return f"---\n{data.to_yaml()}\n---\n\n"
 
 # %% ../../nbs/report/42_cards.ipynb #b235f693

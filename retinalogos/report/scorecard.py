@@ -99,7 +99,7 @@ def changes_followed(results) -> dict | None:
     was changed."""
     shares = [part["changed"] for part in (results.get("adherence", {}).get("counterfactual")
                                            or {}).values() if part.get("changed",
-        {}).get("value") is not None]
+                                               {}).get("value") is not None]
     return {"value": sum(share["value"] for share in shares) / len(shares),
             "n": sum(share["n"] for share in shares)} if shares else None
 

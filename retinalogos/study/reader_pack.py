@@ -325,7 +325,7 @@ def make_pack(real: Material, synthetic: Material, n: int, seed: int) -> tuple[s
     key = make_key(real.table.iloc[rows[0]], synthetic.table.iloc[rows[1]], seed)
     by_origin = {(kind, material.table["origin"].iloc[row]):
                  material.images[row] for kind, material, chosen in (("real", real, rows[0]),
-        ("synthetic", synthetic, rows[1])) for row in chosen}
+                     ("synthetic", synthetic, rows[1])) for row in chosen}
     return pack_page(key["study"], [by_origin[item["source"], item["origin"]]
                                     for item in key["items"]]), key
 

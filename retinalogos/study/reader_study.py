@@ -145,7 +145,7 @@ def join_answers(answers: pd.DataFrame, key: dict) -> pd.DataFrame:
     truth = pd.DataFrame(key["items"])[["item", "source", "condition"]]
     return answers.merge(truth, on="item",
                          validate="many_to_one").sort_values(["reader", "item"],
-        ignore_index=True)
+                             ignore_index=True)
 
 # %% ../../nbs/study/31_reader_study.ipynb #ec27a494
 def simulated_answers(key: dict, sensitivities, criterion: float = 0.0, shared: float = 0.5,
@@ -318,7 +318,7 @@ def difference_error(synthetic: np.ndarray, real: np.ndarray) -> tuple[float, fl
     if readers == 1:
         freedom = sum(of_images) ** 2 / sum(v ** 2
                                             / (p.shape[1] - 1) for v, p in zip(of_images,
-            (synthetic, real)))
+                                                (synthetic, real)))
         return np.sqrt(sum(of_images)), freedom
     of_readers = (synthetic.mean(axis=1) - real.mean(axis=1)).var(ddof=1) / readers
     variance = max(of_readers + sum(of_images), 1e-12)

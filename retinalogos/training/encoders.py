@@ -379,7 +379,7 @@ def clip_features_texts(clip, texts, batch_size=256):
                            max_length=limit, return_tensors="pt")
         out = model.get_text_features(**{key:
                                          tokens[key].to(model.device) for key in ("input_ids",
-            "attention_mask")})
+                                             "attention_mask")})
         features.append(F.normalize(getattr(out, "pooler_output", out).float(), dim=-1).cpu())
     return torch.cat(features).numpy()
 

@@ -39,7 +39,9 @@ def make_pipeline(transformer, encoders, shift=1.0):
         autoencoder.register_to_config(shift_factor=latent_shift(autoencoder))
     return PIPELINES[architecture_of(transformer)](transformer=transformer,
                                                    scheduler=FlowMatchEulerDiscreteScheduler(
-        shift=shift), vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer)
+                                                       shift=shift), vae=autoencoder,
+                                                   text_encoder=text_encoder,
+                                                   tokenizer=tokenizer)
 
 # %% ../../nbs/training/06_sample.ipynb #7a6b5c12
 def save_checkpoint(folder, transformer, encoders, shift=1.0, losses=None, facts=None):
@@ -142,11 +144,11 @@ def generate_latents(pipeline, prompts, seeds, side, guidance_scale, num_inferen
     transformer, n = pipeline.transformer, len(prompts)
     embeddings, mask, too_long = encode_prompts(pipeline.tokenizer, pipeline.text_encoder,
                                                 [*prompts, ""], architecture=architecture_of(
-        transformer))
+                                                    transformer))
     warn_cut(too_long, n, "prompts")
     embeddings = torch.cat([embeddings[:n],
                             embeddings[n:].expand(n, -1, -1)]).to(transformer.device,
-        transformer.dtype)
+                                transformer.dtype)
     mask = torch.cat([mask[:n], mask[n:].expand(n, -1)]).to(transformer.device)
 
     def conditional_at(x, t):

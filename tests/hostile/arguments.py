@@ -171,7 +171,8 @@ def cases(rng):
     for name, prompt in DRAWN.items():
         yield Case(f"generate {name}", command(["generate", prompt, "--checkpoint", "model",
                                                 "-q", "-n", "1"]), Either((done("grid.png"),
-            refused("prompt"))) if name in ("an escape", "50,000 words", "one word of 100,000")
+                                                    refused("prompt")))
+                   if name in ("an escape", "50,000 words", "one word of 100,000")
                    else done("grid.png"))
     for arguments, word in OTHERS.items():
         yield Case(" ".join(arguments)[:60], command(list(arguments)), refused(word))

@@ -91,9 +91,9 @@ def folders():
                         lambda folder: (remove_leftovers(folder / "data"), list(tree(folder)))),
                (1, [] if kind == "part" else ["data/other/half.txt"]))
     yield "an earlier folder", prepared(lambda folder: write_folder(folder, content="old")), NEW
-    yield "a file in its place", prepared(lambda folder:
-                                          (folder / "data/out").write_text("precious")), Either(
-        (NEW, lambda got: "precious" in got.values(), Says("out")))
+    yield ("a file in its place", prepared(lambda folder:
+                                           (folder / "data/out").write_text("precious")),
+           Either((NEW, lambda got: "precious" in got.values(), Says("out"))))
 
     def link(folder):
         (folder / "large").mkdir()
@@ -129,9 +129,10 @@ def folders():
     yield "an interruption keeps the earlier one", prepared(lambda folder: None,
         raising), {"data/out/a.txt": "old"}
     for names in ("a name with spaces", "\u00e9t\u00e9", "a\nb", "-rf", "x" * 200, "$HOME"):
-        yield f"folder {names[:12]!r}", prepared(lambda folder: None, lambda folder,
-                                                 names=names: write_folder(folder,
-            f"data/{names}")), lambda got: list(got.values()) == ["new"]
+        yield (f"folder {names[:12]!r}", prepared(lambda folder: None, lambda folder,
+                                                  names=names: write_folder(folder,
+                                                      f"data/{names}")),
+               lambda got: list(got.values()) == ["new"])
 
 
 def beside_a_living_one(folder):
@@ -210,7 +211,7 @@ def stage(prepare, name="dataset"):
         done = subprocess.run([sys.executable, "-m", "retinalogos.stage", name], cwd=project,
                               text=True, capture_output=True, timeout=110,
                               env=os.environ | {"PYTHONPATH": str(root)} | (changed
-            if isinstance(changed, dict) else {}))
+                                  if isinstance(changed, dict) else {}))
         return done.returncode, done.stderr, (project / "data/dataset/records.parquet").is_file()
     return run
 
@@ -263,7 +264,8 @@ def stages():
                                           .write_text("[]")), one_line("00_dataset")
     yield "params.yaml in Latin-1", stage(lambda project:
                                           (project / "params.yaml").write_bytes(b"# \xe9\n"
-        + (project / "params.yaml").read_bytes()) and None), one_line("params.yaml")
+                                              + (project / "params.yaml").read_bytes())
+                                          and None), one_line("params.yaml")
     yield ("RANK in words", stage(lambda project: {"RANK": "first"}),
            Either((done, one_line("RANK"))))
     yield "captions without a data set", stage(lambda project: None,
@@ -285,7 +287,7 @@ def cases(rng):
     large = {"a": list(range(50_000))}
     for name, act in {"JSON": lambda folder: write_json(folder / "x.json", large),
                       "a table": lambda folder: write_table(folder / "x.csv",
-            pd.DataFrame(large))}.items():
+                          pd.DataFrame(large))}.items():
         yield Case(f"a full disk: {name}", lambda folder, act=act: full(folder, act),
                    Either((lambda got: got.startswith("OSError"), Says("x.json|x.csv"))))
     yield Case("a folder in the place of a file",

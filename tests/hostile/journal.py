@@ -78,7 +78,7 @@ def cases(rng):
     for name, whole in WHOLE.items():
         yield Case(name, captions_with(lambda row, whole=whole: whole if whole is not None
                                        else json.dumps({"key":
-            json.loads(row)["key"]}).encode()), ASKED)
+                                           json.loads(row)["key"]}).encode()), ASKED)
     for k in range(8):
         share = rng.uniform(0.05, 0.98)
         yield Case(f"cut at {share:.0%}", captions_with(lambda row,
@@ -93,13 +93,14 @@ def cases(rng):
     yield Case("a caption and later a failure",
                captions_with(lambda row: row + b"\n"
                              + json.dumps(json.loads(row) | {"caption": "",
-        "error": "e"}).encode()), TAKEN)
+                                 "error": "e"}).encode()), TAKEN)
     yield Case("carriage returns", captions_with(lambda row: row + b"\r"), TAKEN)
     yield Case("BOM before", captions_with(lambda row: b"\xef\xbb\xbf" + row),
                Either((ASKED, TAKEN)))
     yield Case("a row of 50 MB", captions_with(lambda row:
                                                json.dumps(json.loads(row) | {"caption": "a "
-        * 25_000_000}).encode()), Either((ASKED, lambda v: v[0] == [])))
+                                                   * 25_000_000}).encode()),
+               Either((ASKED, lambda v: v[0] == [])))
     for code in ("ENOSYS", "ENOLCK", "EOPNOTSUPP", "EINVAL", "EWOULDBLOCK", "EAGAIN"):
         def locked(folder, code=code):
             import errno
@@ -111,4 +112,4 @@ def cases(rng):
         another = Says("another process")
         yield Case(f"flock: {code}", locked, another
                    if code in ("EWOULDBLOCK", "EAGAIN") else Either((TAKEN,
-            Says("^(?!.*another process).*lock"))))
+                       Says("^(?!.*another process).*lock"))))

@@ -275,7 +275,7 @@ COPIES = {"mirrored": lambda i: i[:, ::-1], "upside down": lambda i: i[::-1],
           "brighter": lambda i: np.clip(i * 1.3, 0, 255).astype(np.uint8),
           "blurred": lambda i: cv2.GaussianBlur(i, (0, 0), 1.2),
           "another white balance": lambda i: np.clip(i * (0.9, 1.0, 1.15), 0,
-    255).astype(np.uint8)}
+              255).astype(np.uint8)}
 
 
 def groups(folder, seed, change, sides=("OD", "OD")):
@@ -320,4 +320,5 @@ def cases(rng):
         yield Case(f"JPEG cut at {share} %", lambda folder, data=data,
                    share=share: read_square((folder / "a.jpg",
                                              (folder / "a.jpg").write_bytes(data[:len(data)
-            * share // 100]))[0], 64).shape[2], Either((Says(""), 3)))
+                                                 * share // 100]))[0], 64).shape[2],
+                   Either((Says(""), 3)))

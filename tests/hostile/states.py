@@ -144,7 +144,7 @@ def states(rng):
                          "average of NaN": lambda state: state
                          | {"ema": state["ema"] | {"shadow_params":
                                                    [t * float("nan") for t in state["ema"][
-                             "shadow_params"]]}},
+                                                       "shadow_params"]]}},
                          "a weight of another shape": lambda state: state
                          | {"model": {k: v.reshape(-1)[:1] for k, v in state["model"].items()}},
                          "no optimizers": lambda state: state | {"optimizers": []},

@@ -82,8 +82,8 @@ WHOLE = {"nothing": b"", "brackets": b"[" * 100_000, "a list": b"[]", "null": b"
          "zeros": bytes(100), "half": json.dumps(answers()).encode()[:200],
          "Latin-1": json.dumps(answers("\u00e9"), ensure_ascii=False).encode("latin-1"),
          "NaN": json.dumps(first(confidence=2)).replace('"confidence": 2',
-    '"confidence": NaN').encode(), "HTML": b"<html>", "a picture": b"\x89PNG\r\n\x1a\n",
-         "two objects": json.dumps(answers()).encode() * 2,
+             '"confidence": NaN').encode(), "HTML": b"<html>",
+         "a picture": b"\x89PNG\r\n\x1a\n", "two objects": json.dumps(answers()).encode() * 2,
          "a number of 10,000 digits": b'{"study": ' + b"9" * 10_000 + b"}"}
 
 
@@ -119,11 +119,11 @@ def claims():
                         "one reader": {"a.json": answers()}, "one wrong": two(flip=(1,)),
                         "few answers": {"a.json": answers(answers=answers()["answers"][:2])},
                         "no ratings": {"a.json": answers(answers=[row
-            | {"ratings": {}} for row in answers()["answers"]])},
+                            | {"ratings": {}} for row in answers()["answers"]])},
                         "other photographs": {"a.json":
                                               answers("ana", answers=answers()["answers"][:6]),
                                               "b.json": answers("ben",
-            answers=answers()["answers"][6:])}}.items():
+                                                  answers=answers()["answers"][6:])}}.items():
         yield Case(f"intervals: {name}", lambda folder,
                    files=files: no_width(analyse(folder, files)), False)
     yield Case("kappa of equal answers", lambda folder:
@@ -132,11 +132,14 @@ def claims():
                lambda folder: analyse(folder, {"a.json":
                                                answers("ana", answers=answers()["answers"][:6]),
                                                "b.json": answers("ben",
-        answers=answers()["answers"][6:])})["agreement"]["fleiss"]["value"], None)
+                                                   answers=answers()["answers"][6:])})[
+                                                       "agreement"]["fleiss"]["value"], None)
     yield Case("only real photographs answered",
                lambda folder: analyse(folder, {"a.json":
                                                answers(answers=[row
-        for row in answers()["answers"] if int(row["item"]) % 2])}), Says("one kind"))
+                                                   for row in answers()["answers"]
+                                                   if int(row["item"]) % 2])}),
+               Says("one kind"))
 
 
 KEYS = {"seed": (None, "x", [], 1.5), "items": (None, [], {}, [1], "x"),

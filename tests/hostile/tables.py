@@ -136,8 +136,8 @@ def names():
         yield Case(f"image {name[:30]!r}", lambda folder,
                    name=name: read(photographs(folder, ("a.png", "sub/b.png", "caf\u00e9.png")),
                                    ("image,eye\n" + f'"{name}",OD\n').encode("utf-8",
-            "surrogatepass"), columns={"eye": "eye"})[0], right if name != "\ud83d.png"
-                   else Either((right, Says("labels.csv.*UTF-8"))))
+                                       "surrogatepass"), columns={"eye": "eye"})[0], right
+                   if name != "\ud83d.png" else Either((right, Says("labels.csv.*UTF-8"))))
 
 
 def ids(rng):
@@ -199,10 +199,10 @@ def whole_tables():
                         "a column twice": TABLE.replace("sex", "eye").encode(),
                         "100,000 columns": b"," * 100_000 + b"\n",
                         "a cell of 30 MB": TABLE.replace("M\n",
-            "M" * 30_000_000 + "\n").encode()}.items():
+                            "M" * 30_000_000 + "\n").encode()}.items():
         yield name, table, Either((named, lambda got:
                                    isinstance(got, list) and all(isinstance(one, tuple)
-            or one["sex"] is None for one in got)))
+                                       or one["sex"] is None for one in got)))
 
 
 def workbook(change=None, rows=(("image", "eye", "grade", "sex"),
@@ -289,7 +289,7 @@ def patterns():
                    Says(word))
     yield Case("a good pattern", lambda folder:
                [(one["patient"], one["eye"]) for one in run(folder,
-        r"(?P<patient>\d+)_(?P<eye>left|right)")], [("10", "OS"), ("10", "OD")])
+                   r"(?P<patient>\d+)_(?P<eye>left|right)")], [("10", "OS"), ("10", "OD")])
 
 
 def cases(rng):
