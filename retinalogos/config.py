@@ -6,12 +6,12 @@
 __all__ = ['Fraction', 'Rate', 'SOURCES', 'SourceNames', 'NAME_GROUPS', 'COLUMN_NAMES', 'STAGES', 'SETTING_NAMES', 'UserError',
            'did_you_mean', 'project_root', 'temporary_beside', 'atomic_path', 'remove_leftovers', 'stage_folder',
            'write_json', 'write_table', 'Section', 'refuse', 'Base', 'known_sources', 'name_groups', 'DatasetSection',
-           'CaptionsSection', 'EncodersSection', 'FlowSection', 'PretrainSection', 'FinetuneSection', 'PurifySection',
+           'CaptionsSection', 'EncodersSection', 'TrainSettings', 'PretrainSection', 'FinetuneSection', 'PurifySection',
            'SampleSection', 'GraderSection', 'FidelitySection', 'AdherenceSection', 'MemorisationSection',
            'DownstreamSection', 'ReaderStudySection', 'AblationSection', 'BiomarkersSection', 'FairnessSection',
-           'SummarySection', 'Params', 'read_yaml', 'check_params', 'load_params', 'stage_parameters', 'overlay',
-           'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings', 'settings', 'data_root', 'pick_device',
-           'valid_text', 'card_text']
+           'SummarySection', 'Params', 'read_yaml', 'missing_keys', 'check_params', 'load_params', 'stage_parameters',
+           'section_from', 'overlay', 'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings', 'settings',
+           'data_root', 'pick_device', 'valid_text', 'card_text']
 
 # %% ../nbs/00_config.ipynb #329d0073
 import configparser
@@ -453,46 +453,47 @@ class EncodersSection(Section):
         return self
 
 # %% ../nbs/00_config.ipynb #63b11b5a
-class FlowSection(Section):
-    """Training of the flow transformer: what steps 1 and 3 share."""
+class TrainSettings(Section):
+    """Training of the flow transformer: what steps 1 and 3 share, and what `trainer.train_flow`
+    takes. A key that is new here needs its value in `params.yaml`, and nothing else."""
     steps: PositiveInt
     batch_size: PositiveInt
     lr: float = Field(gt=0, le=1, description="highest learning rate, after warm-up")
-    warmup_steps: int = Field(ge=0)
-    ema_decay: float = Field(ge=0, lt=1,
+    warmup_steps: int = Field(50, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1,
                              description="decay of the averaged weights, which are the ones kept")
-    caption_dropout: float = Field(ge=0, le=1,
+    caption_dropout: float = Field(0.1, ge=0, le=1,
         description="captions emptied, so that guidance has an unconditional model")
-    weight_decay: float = Field(ge=0, le=10)
-    clip_norm: PositiveFloat = Field(description="largest gradient norm")
-    checkpoint_every: PositiveInt = Field(description="steps between resumable states")
-    timestep_sampling: Literal["uniform", "logit_normal"]
-    mixed_precision: Literal["no", "bf16"]
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    clip_norm: PositiveFloat = Field(1.0, description="largest gradient norm")
+    checkpoint_every: PositiveInt = Field(500, description="steps between resumable states")
+    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
+    mixed_precision: Literal["no", "bf16"] = "no"
     optimizer: Literal["adamw", "muon"] = Field(
-        description="adamw: the paper's; muon: fewer steps for small transformers on one "
+        "adamw", description="adamw: the paper's; muon: fewer steps for small transformers on one "
         "device")
-    time_shift: float = Field(gt=0, le=1000,
+    time_shift: float = Field(1.0, gt=0, le=1000,
         description="above 1: training and sampling spend more time near noise, see "
         "training.flow.resolution_shift")
     micro_batch_size: PositiveInt | None = Field(
-        description="samples that a device holds at once, gradients added up over "
+        None, description="samples that a device holds at once, gradients added up over "
         "batch_size; null: all of its share")
     gradient_checkpointing: bool = Field(
-        description="compute the inside of each block twice instead of keeping it: less "
+        False, description="compute the inside of each block twice instead of keeping it: less "
         "memory, a third more work")
     patience: PositiveInt | None = Field(
-        description="end after so many checkpoints without a lower held-out loss and keep "
+        None, description="end after so many checkpoints without a lower held-out loss and keep "
         "the best; null: all steps, keep the last")
     mirror: bool = Field(
-        description="add the mirror image of each photograph, eye and sides exchanged in "
+        False, description="add the mirror image of each photograph, eye and sides exchanged in "
         "its caption")
     preview_prompts: int = (
-        Field(ge=0,
+        Field(0, ge=0,
               description="prompts drawn and scored by CLIP at each checkpoint, pictures in "
               "data/run; 0: none"))
 
 # %% ../nbs/00_config.ipynb #fa6ef9ab
-class PretrainSection(FlowSection):
+class PretrainSection(TrainSettings):
     """Step 1, low resolution, and the shape of the transformer that both steps train."""
     architecture: Literal["lumina_next", "lumina2"] = Field(
         description="diffusers' LuminaNextDiT2DModel, the paper's, or "
@@ -514,12 +515,12 @@ class PretrainSection(FlowSection):
         return self
 
 # %% ../nbs/00_config.ipynb #d8054f5c
-class FinetuneSection(FlowSection):
+class FinetuneSection(TrainSettings):
     """Step 3, high resolution, on the purified pairs, from the weights of step 1."""
     adapter: Literal["lora", "dora"] | None = Field(
-        description="train low-rank adapters only, added into the weights at the end; "
+        None, description="train low-rank adapters only, added into the weights at the end; "
         "null: train all weights")
-    adapter_rank: PositiveInt
+    adapter_rank: PositiveInt = 16
 
 # %% ../nbs/00_config.ipynb #8848175d
 class PurifySection(Section):
@@ -750,12 +751,25 @@ def _fault(file, error) -> str:
         f"{error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}")
 
 # %% ../nbs/00_config.ipynb #6a562825
+def missing_keys(content: dict, file) -> list[str]:
+    """One line for each key that a section of the file lacks: what has a default in Python has none
+    here, so that `params.yaml` says all."""
+    return [f"{file}: section '{section}': missing key '{key}'"
+            for section, field in Params.model_fields.items()
+            if isinstance(content.get(section), dict)
+            for key in field.annotation.model_fields if key not in content[section]]
+
+
 def check_params(content: dict, file: str | Path = "params.yaml") -> Params:
     """Validate the mapping read from `file`; UserError with one line per fault."""
+    faults = missing_keys(content, file) if isinstance(content, dict) else []
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(_fault(file, e) for e in error.errors())) from None
+        faults += [line for line in (_fault(file, e) for e in error.errors()) if line not in faults]
+    if faults:
+        raise UserError("\n".join(faults))
+    return params
 
 def load_params(path: str | Path | None = None) -> Params:
     """Read and validate `params.yaml` (default: the project's)."""
@@ -771,6 +785,13 @@ def stage_parameters(stage: str, params: Params) -> dict:
     if both := sorted(base.keys() & own.keys()):
         raise UserError(f"params.yaml: {', '.join(both)} in section '{stage}' as well as in 'base'")
     return base | own
+
+# %% ../nbs/00_config.ipynb #71afe449
+def section_from(stage: str, values: dict) -> Section:
+    """The section of `stage` with the fields that stand in `values`, such as a notebook's
+    `globals()` below its parameters cell."""
+    section = Params.model_fields[stage].annotation
+    return section(**{name: values[name] for name in section.model_fields})
 
 # %% ../nbs/00_config.ipynb #3f1f1198
 def overlay(content: dict, preset: dict) -> dict:

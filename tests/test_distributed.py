@@ -39,7 +39,7 @@ class Watched(trainer.Run):  # what the network is wrapped in while it trains
         wrapped.append(type(self.model).__name__)
 wrapped, trainer.Run = [], Watched
 
-settings = TrainSettings(6, 8, 1e-3, warmup_steps=2, ema_decay=0.8, checkpoint_every=3)
+settings = TrainSettings(steps=6, batch_size=8, lr=1e-3, warmup_steps=2, ema_decay=0.8, checkpoint_every=3)
 shape = dict(latent_channels=4, text_dim=16, image_size=64, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1)
 
 def train(watch=None):

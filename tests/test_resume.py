@@ -1,7 +1,6 @@
 """States and weights: what another run left, what is damaged, what only changes the cost."""
 import os
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
@@ -54,7 +53,7 @@ def stopped(data, tmp_path):
                          next(iter(change), "nothing"))
 def test_what_only_changes_the_cost_goes_on(data, stopped, capsys, change):
     seen = []
-    model, losses = train_flow(fresh(), data, replace(SETTINGS, **change), 0, data,
+    model, losses = train_flow(fresh(), data, SETTINGS.model_copy(update=change), 0, data,
                                state=stopped, progress=False, watch=lambda model,
                                step: seen.append(step) or {})
     assert "going on at step 9 of 12" in capsys.readouterr().out and min(seen) > 9
@@ -71,7 +70,7 @@ def test_what_only_changes_the_cost_goes_on(data, stopped, capsys, change):
 def test_another_run_keeps_the_state_of_the_first(data, stopped, capsys, change):
     before = read_state(stopped)
     with pytest.raises(KeyboardInterrupt):
-        train_flow(fresh(), data, replace(SETTINGS, **change), 0, state=stopped, progress=False,
+        train_flow(fresh(), data, SETTINGS.model_copy(update=change), 0, state=stopped, progress=False,
                    watch=stop_at(4))
     printed = capsys.readouterr().out
     assert "kept as run." in printed and "going on" not in printed
@@ -178,7 +177,7 @@ def test_variables_of_accelerate_change_no_result(data, monkeypatch, capsys, var
         AcceleratorState._reset_state()
         for name in environment:
             monkeypatch.setenv(name, value)
-        trained.append(train_flow(fresh(), data, replace(SETTINGS, steps=3), 0, progress=False))
+        trained.append(train_flow(fresh(), data, SETTINGS.model_copy(update={"steps": 3}), 0, progress=False))
         assert (f"{variable}={value} is not used" in capsys.readouterr().out) == bool(environment)
     (first, losses), (second, others) = trained
     assert losses.loss.tolist() == others.loss.tolist()

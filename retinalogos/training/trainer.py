@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MUON_LR', 'COST_ONLY', 'UNKNOWN_LOOPS', 'learning_rate', 'state_hash', 'save_state', 'read_state', 'load_state',
-           'validation_loss', 'stop_requests', 'TrainSettings', 'make_optimizers', 'accelerate_notes',
-           'open_accelerator', 'whole', 'spread', 'Run', 'train_flow', 'check_tracker', 'draw_losses']
+           'validation_loss', 'stop_requests', 'adapter_of', 'make_optimizers', 'accelerate_notes', 'open_accelerator',
+           'whole', 'spread', 'Run', 'train_flow', 'check_tracker', 'draw_losses']
 
 # %% ../../nbs/training/05_trainer.ipynb #8762ee94
 import hashlib
@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,7 +28,7 @@ from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import distribute_tensor
 from tqdm import tqdm
 
-from ..config import UserError, atomic_path
+from ..config import TrainSettings, UserError, atomic_path
 from ..figures import PALETTE
 from .cache import content_hash, text_hash
 from .flow import flow_loss, interpolate
@@ -170,31 +170,12 @@ def stop_requests():
         for number, handler in before.items():
             signal.signal(number, handler)
 
-# %% ../../nbs/training/05_trainer.ipynb #65d3742d
-@dataclass(frozen=True)
-class TrainSettings:
-    """The settings of one training run; one field each in params.yaml."""
-
-    steps: int
-    batch_size: int
-    lr: float
-    warmup_steps: int = 50
-    ema_decay: float = 0.999
-    caption_dropout: float = 0.1
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    checkpoint_every: int = 500
-    timestep_sampling: str = "uniform"
-    mixed_precision: str = "no"
-    optimizer: str = "adamw"
-    time_shift: float = 1.0
-    micro_batch_size: int | None = None
-    gradient_checkpointing: bool = False
-    patience: int | None = None
-    adapter: str | None = None
-    adapter_rank: int = 16
-
 # %% ../../nbs/training/05_trainer.ipynb #31180ee0
+def adapter_of(settings: TrainSettings) -> str | None:
+    """"lora", "dora", or None: only step 3 has the key."""
+    return getattr(settings, "adapter", None)
+
+
 MUON_LR = 8
 """Learning rate of Muon over that of AdamW; 1, 4, 8 and 15 were tried."""
 
@@ -223,7 +204,8 @@ def make_optimizers(transformer, settings):
                                     adjust_lr_fn="match_rms_adamw")]
 
 # %% ../../nbs/training/05_trainer.ipynb #37509dd9
-COST_ONLY = ("micro_batch_size", "gradient_checkpointing", "checkpoint_every", "patience")
+COST_ONLY = ("micro_batch_size", "gradient_checkpointing", "checkpoint_every", "patience",
+             "preview_prompts")
 """Settings that change what a run costs, or when it looks and ends, but not what a step learns."""
 
 # %% ../../nbs/training/05_trainer.ipynb #6c2acfec
@@ -232,7 +214,7 @@ def _run_name(transformer, data, settings, seed):
                                       for p in transformer.parameters())).hexdigest()
     # the others come in any order
     shape = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
-    learnt = {key: value for key, value in settings.__dict__.items() if key not in COST_ONLY}
+    learnt = settings.model_dump(exclude=set(COST_ONLY))
     text = json.dumps([shape, weights, learnt, seed, data.fingerprint()], sort_keys=True,
                       default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -332,7 +314,7 @@ class Run:
         if settings.batch_size % self.accelerator.num_processes:
             raise UserError(f"batch_size {settings.batch_size} cannot be shared evenly by "
                             f"{self.accelerator.num_processes} processes: choose a multiple")
-        if sharded and (settings.adapter or settings.optimizer == "muon"):
+        if sharded and (adapter_of(settings) or settings.optimizer == "muon"):
             raise UserError(
                 "FSDP cuts every matrix in pieces, which muon and adapters need whole: "
                 "use optimizer: adamw and adapter: null, or processes without FSDP")
@@ -475,16 +457,17 @@ def _loop(run, data, seed, validation, watch, state, bar):
                 raise KeyboardInterrupt
 
 # %% ../../nbs/training/05_trainer.ipynb #26d8bc22
-def train_flow(transformer, data, settings, seed, validation=None, state=None, name="train",
-               progress=True, watch=None, tracker=None):
+def train_flow(transformer, data, settings: TrainSettings, seed, validation=None, state=None,
+               name="train", progress=True, watch=None, tracker=None):
     """Train `transformer` on `data` (FlowData); resumes from the file `state` if it holds this very
     run.
 
     Parameters
     ----------
+    settings : the section of a stage in `params.yaml`, or a `TrainSettings` of one's own.
     watch : called at each checkpoint, by every process, with the averaged model and the step; gives
-        more columns of the table. tracker : 'tensorboard',
-        'dvclive' or another that accelerate knows, which writes beside `state`.
+        more columns of the table.
+    tracker : 'tensorboard', 'dvclive' or another that accelerate knows; writes beside `state`.
 
     Returns (transformer with the averaged weights, the best ones with `settings.patience`, and a
     table of step, loss, and validation_loss of the averaged weights). Raises UserError when the
@@ -492,10 +475,10 @@ def train_flow(transformer, data, settings, seed, validation=None, state=None, n
     """
     check_tracker(tracker)
     run_name = _run_name(transformer, data, settings, seed)
-    tuner = add_adapters(transformer, settings.adapter, settings.adapter_rank,
-                         seed) if settings.adapter else None
+    adapter = adapter_of(settings)
+    tuner = add_adapters(transformer, adapter, settings.adapter_rank, seed) if adapter else None
     run = Run(transformer, settings, run_name, tracker, str(Path(state or name).parent))
-    run.accelerator.init_trackers(name, asdict(settings),
+    run.accelerator.init_trackers(name, settings.model_dump(),
                                   {"dvclive": {"dir": f"{run.accelerator.project_dir}/dvclive",
                                                "save_dvc_exp": False, "dvcyaml": None}})
     if state:

@@ -56,8 +56,7 @@ def transformer_of(params, resolution, channels, text_dim):
 
 
 def settings_of(section, **changed):
-    return TrainSettings(**{name: value for name, value in section.model_dump().items()
-                            if name in TrainSettings.__dataclass_fields__} | changed)
+    return section.model_copy(update=changed)
 
 
 def sdxl_autoencoder():
@@ -130,7 +129,7 @@ def peak(queue, changed, resolution, batch_size):
     transformer, start = (transformer_of(params, resolution, channels, text_dim),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     settings = settings_of(params.finetune, batch_size=batch_size, mixed_precision="no", **changed)
-    if settings.adapter:
+    if getattr(settings, "adapter", None):
         add_adapters(transformer, settings.adapter, settings.adapter_rank, 0)
     data = FlowData(torch.randn(32, channels, side, side), torch.randn(32, 64, text_dim),
                     torch.ones(32, 64, dtype=torch.long), torch.zeros(1, 64, text_dim),
@@ -172,10 +171,10 @@ def utilisation(preset, resolution, text_tokens, steps, peak):
     transformer, side = transformer_of(params, resolution, channels, text_dim), resolution // 8
     with torch.device("meta"):
         twin = type(transformer).from_config(dict(transformer.config))
-        if settings.adapter:
+        if getattr(settings, "adapter", None):
             add_adapters(twin, settings.adapter, settings.adapter_rank, 0)
     flops = step_flops(twin, text_tokens) * settings.batch_size
-    if settings.adapter:
+    if getattr(settings, "adapter", None):
         add_adapters(transformer, settings.adapter, settings.adapter_rank, 0)
     data = FlowData(torch.randn(64, channels, side, side),
                     torch.randn(64, text_tokens, text_dim),
