@@ -30,16 +30,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.random import default_rng
 
-from .study.reader_study import draw_study, read_json, read_study, score_table, study_scores
-from .captions.examine import ANY_QUALITY, CUP_RATIO, DR_TERM, GLAUCOMA, LESION_TERMS, SIDE
-from .study.sheet import row_page
+from retinalogos.captions.examine import (ANY_QUALITY, CUP_RATIO, DR_TERM, GLAUCOMA, LESION_TERMS,
+    SIDE)
 from .config import UserError
+from .data.images import resize
 from .eye.anatomy import (CUP_RANGES, NO_GLAUCOMA, Camera, Geometry, Patient, Plan,
                                      draw_camera, draw_geometry, draw_patient)
-from .figures import PALETTE, image_grid, interval_bars
-from .data.images import resize
 from .eye.records import LESIONS, RECORD_KEYS, read_cell
 from .eye.simulate import PARTS, SimulatedEye, draw_eye, simulate_patient
+from .figures import PALETTE, image_grid, interval_bars
+from retinalogos.study.reader_study import (draw_study, read_json, read_study, score_table,
+    study_scores)
+from .study.sheet import row_page
 
 # %% ../nbs/05_explore.ipynb #d40f7408
 def what_is_missing(root, *files) -> str:

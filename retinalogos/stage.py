@@ -25,8 +25,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
 from .config import (STAGES, UserError, atomic_path, did_you_mean, load_params,
-                                project_root, remove_leftovers, temporary_beside,
-                                stage_parameters, write_json)
+                                project_root, remove_leftovers, stage_parameters, temporary_beside,
+                                write_json)
 
 # %% ../nbs/03_stage.ipynb #14864702
 def find_notebook(stage: str, root: Path) -> Path:

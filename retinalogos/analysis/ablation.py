@@ -12,9 +12,9 @@ import pandas as pd
 
 from .adherence import adherence_scores
 from .fidelity import clip_score, fidelity_scores
-from ..statistics import as_interval, paired_interval, seed_interval
 from .grader import Grader, grader_outputs, readings
 from ..figures import PALETTE
+from ..statistics import as_interval, paired_interval, seed_interval
 from ..training.encoders import clip_features_images, clip_features_texts
 
 # %% ../../nbs/analysis/18_ablation.ipynb #37c6a85a

@@ -8,8 +8,7 @@ __all__ = ['STRUCTURES', 'LESION_COLOURS', 'UNITS', 'LESION_AREAS', 'vertical_di
            'structure_shares', 'exact_masks', 'how_drawn', 'Segmenter', 'worsen', 'segmentation_loss', 'random_part',
            'train_segmenter', 'training_eyes', 'segment', 'largest_piece', 'dice', 'biomarker_table',
            'measurement_error', 'scaled_wasserstein', 'ks_distance', 'compare_distributions', 'prompted_ratio',
-           'rank_correlation', 'bland_altman', 'lesion_trend', 'draw_distributions', 'draw_bland_altman',
-           'draw_by_grade']
+           'bland_altman', 'lesion_trend', 'draw_distributions', 'draw_bland_altman', 'draw_by_grade']
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #52a17873
 import re
@@ -20,17 +19,17 @@ import pandas as pd
 import torch
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
-from scipy.stats import ks_2samp, norm, spearmanr, t, wasserstein_distance
+from scipy.stats import ks_2samp, t, wasserstein_distance
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..statistics import as_interval, bootstrap_interval
 from .grader import as_batch, retina_mask, shuffled_batches, two_views
 from ..config import UserError
-from ..figures import PALETTE
 from ..data.images import resize
 from ..eye.simulate import simulate_patient
+from ..figures import PALETTE
+from ..statistics import as_interval, bootstrap_interval, rank_correlation
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #9e86a42e
 def vertical_diameter(mask: np.ndarray) -> float:
@@ -406,9 +405,7 @@ def measurement_error(found: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
         rows[name] = {"n": int(both.sum()), "bias":
                       (first - second).mean() if len(first) else np.nan, "absolute": absolute,
                       "relative": absolute / spread if spread > 0 else np.nan,
-                      "spearman": spearmanr(first, second).statistic
-                      if len(first) > 2 and np.ptp(first) > 0 and np.ptp(second) > 0
-                      else np.nan}
+                      "spearman": rank_correlation(first, second)}
     return pd.DataFrame(rows).T.astype({"n": int})
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #6f73605b
@@ -481,13 +478,6 @@ def prompted_ratio(prompt: str) -> float:
     """The cup-to-disc ratio that a prompt names, NaN where it names none or several."""
     found = set(re.findall(r"cup-to-disc ratio (?:of |is )?([01](?:\.\d+)?)", prompt.lower()))
     return float(found.pop()) if len(found) == 1 else float("nan")
-
-
-def rank_correlation(first, second) -> float:
-    """Spearman's correlation of two arrays [N]; ValueError where one has no spread."""
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        raise ValueError("no spread")
-    return float(spearmanr(first, second).statistic)
 
 # %% ../../nbs/analysis/19_biomarkers.ipynb #4dfa2f88
 def bland_altman(asked, measured) -> dict:

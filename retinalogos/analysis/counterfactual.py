@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from .adherence import geometry_eyes
-from ..statistics import as_interval, seed_interval, wilson_interval
 from .grader import as_batch, find_disc
 from ..figures import image_grid
+from ..statistics import as_interval, seed_interval, wilson_interval
 
 # %% ../../nbs/analysis/14_counterfactual.ipynb #956e116c
 def pair_table(samples: pd.DataFrame) -> pd.DataFrame:

@@ -23,11 +23,12 @@ from torch import nn
 from transformers import AutoModel
 from transformers.utils import cached_file
 
-from .grader import as_batch, load_grader, grader_features
+from .grader import as_batch, grader_features, load_grader
 from ..config import UserError
-from ..data.read import iter_shards
 from ..data.images import decode_png
-from ..training.encoders import clip_features_images, load_clip, open_model, resize, to_tensor
+from ..data.read import iter_shards
+from retinalogos.training.encoders import (clip_features_images, load_clip, open_model, resize,
+    to_tensor)
 
 # %% ../../nbs/analysis/11_features.ipynb #1d1f1e11
 @dataclass(frozen=True)

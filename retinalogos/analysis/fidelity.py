@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torchmetrics.image.inception import InceptionScore
 
-from ..statistics import as_interval, bootstrap_interval, wilson_interval
 from ..eye.records import DISEASES, EyeRecord
+from ..statistics import as_interval, bootstrap_interval, wilson_interval
 
 # %% ../../nbs/analysis/12_fidelity.ipynb #5d9a0e96
 warnings.filterwarnings("ignore", message="Metric `.*` will save all", module="torchmetrics")

@@ -5,27 +5,26 @@
 # %% auto #0
 __all__ = ['TASKS', 'retina_mask', 'disc_brightness', 'vessel_density', 'disc_place', 'find_disc', 'eye_from_disc',
            'record_labels', 'grader_labels', 'Grader', 'two_views', 'new_grader', 'augment', 'as_batch', 'grader_loss',
-           'train_grader', 'shuffled_batches', 'grader_outputs', 'grader_features', 'readings', 'read',
-           'quadratic_kappa', 'area_under_curve', 'task_report', 'grader_report', 'save_grader', 'load_grader',
-           'labelled_split', 'load_samples']
+           'train_grader', 'shuffled_batches', 'grader_outputs', 'grader_features', 'readings', 'read', 'task_report',
+           'grader_report', 'save_grader', 'load_grader', 'labelled_split', 'load_samples']
 
 # %% ../../nbs/analysis/10_grader.ipynb #cd443d83
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
-from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
+from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import ResNetConfig, ResNetModel, ResNetPreTrainedModel
 
-from ..statistics import bootstrap_interval, wilson_interval
 from ..captions.examine import excluded_lesions
-from ..data.read import load_images, load_records
 from ..data.images import decode_png
+from ..data.read import load_images, load_records
 from ..eye.records import DISEASES, LESIONS, EyeRecord
+from ..statistics import (area_under_curve, bootstrap_interval, quadratic_kappa,
+                                    wilson_interval)
 
 # %% ../../nbs/analysis/10_grader.ipynb #4c658438
 def retina_mask(image: np.ndarray) -> np.ndarray:
@@ -302,24 +301,6 @@ def readings(outputs: dict[str, np.ndarray]) -> pd.DataFrame:
 def read(grader: Grader, images: np.ndarray, batch_size: int = 128) -> pd.DataFrame:
     """Readings of uint8 photographs [N, H, W, 3], one row each: see `readings`."""
     return readings(grader_outputs(grader, images, batch_size))
-
-# %% ../../nbs/analysis/10_grader.ipynb #1ce58864
-def quadratic_kappa(truth, answers) -> float:
-    """Quadratic weighted kappa of two grade lists (scikit-learn); NaN where both hold one single
-    grade."""
-    if len(np.union1d(truth, answers)) < 2:
-        return float("nan")
-    return float(cohen_kappa_score(truth, answers, weights="quadratic"))
-
-# %% ../../nbs/analysis/10_grader.ipynb #3413ff1c
-def area_under_curve(truth, score) -> float:
-    """Area under the ROC curve of a score against truth (1, 0), from ranks (Hanley and McNeil,
-    1982); ValueError where only one class is there."""
-    ill, ranks = np.asarray(truth) == 1, rankdata(score)
-    n_ill, n_well = ill.sum(), (~ill).sum()
-    if n_ill == 0 or n_well == 0:
-        raise ValueError("one class only")
-    return float((ranks[ill].sum() - n_ill * (n_ill + 1) / 2) / (n_ill * n_well))
 
 # %% ../../nbs/analysis/10_grader.ipynb #d91040d1
 def task_report(readings: pd.DataFrame, labels: pd.DataFrame, task: str, groups=None,

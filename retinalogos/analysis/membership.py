@@ -13,10 +13,9 @@ import pandas as pd
 import torch
 from sklearn.metrics import roc_curve
 
-from ..statistics import bootstrap_interval
-from .grader import area_under_curve
 from ..config import UserError
 from ..figures import PALETTE
+from ..statistics import area_under_curve, bootstrap_interval
 from ..training.flow import flow_loss, interpolate
 from ..training.transformer import predict_velocity
 
@@ -88,10 +87,9 @@ def attack(scores: np.ndarray, is_member: np.ndarray, patients, draws: int = 200
            seed: int = 0) -> dict:
     """`auc` and `tpr_at_1_fpr` of scores [N], with bootstrap intervals in which whole `patients`
     [N] are drawn."""
+    statistics = {"auc": area_under_curve, "tpr_at_1_fpr": true_positive_rate}
     return {name: bootstrap_interval(statistic, is_member, scores, draws=draws, seed=seed,
-                                     groups=patients) for name, statistic in (("auc",
-                                         area_under_curve), ("tpr_at_1_fpr",
-                                             true_positive_rate))}
+                                     groups=patients) for name, statistic in statistics.items()}
 
 # %% ../../nbs/analysis/16_membership.ipynb #0fddc69a
 def draw_roc(axis, scores: dict[str, np.ndarray], is_member, patients, draws: int = 100,

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..statistics import as_interval, wilson_interval
 from ..config import UserError
 from ..figures import PALETTE, image_grid
+from ..statistics import as_interval, wilson_interval
 
 # %% ../../nbs/analysis/15_memorisation.ipynb #c60b00fe
 def pixel_vectors(images: np.ndarray, size: int = 32) -> np.ndarray:

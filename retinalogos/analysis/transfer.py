@@ -17,16 +17,15 @@ import torch
 from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.inspection import permutation_importance
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from torch.nn import functional as F
 
 from .biomarkers import Segmenter, ks_distance, shrink, train_segmenter
-from ..statistics import bootstrap_interval, wilson_interval
 from .grader import as_batch, retina_mask
 from ..config import UserError
 from ..data.images import field_of_view, read_photograph, resize
 from ..eye.simulate import simulate_patient
+from ..statistics import area_under_curve, bootstrap_interval, wilson_interval
 
 # %% ../../nbs/analysis/21_transfer.ipynb #728c1936
 def move(photographs: torch.Tensor, shares: torch.Tensor,
@@ -196,7 +195,7 @@ def laterality_result(network: Segmenter, images: np.ndarray, eyes, patients, dr
 def vessel_result(network: Segmenter, traced, draws: int = 500, seed: int = 0) -> dict:
     """Mean area under the ROC curve of the pixels of each field, interval over photographs, and the
     `lowest`."""
-    areas = np.array([roc_auc_score(vessels[field],
+    areas = np.array([area_under_curve(vessels[field],
                                     likelihoods(network, photograph[None])[0, 0][field])
                       for photograph, vessels, field in traced])
     return bootstrap_interval(np.mean, areas, draws=draws,
@@ -252,7 +251,7 @@ def give_away(real: pd.DataFrame, simulated: pd.DataFrame,
                                     random_state=seed)
     order = np.random.default_rng(seed).permutation(len(truth))
     table, truth = table.iloc[order], truth[order]
-    area = roc_auc_score(truth, cross_val_predict(forest, table, truth, cv=5,
+    area = area_under_curve(truth, cross_val_predict(forest, table, truth, cv=5,
                                                   method="predict_proba")[:, 1])
     importance = permutation_importance(forest.fit(table, truth), table, truth,
                                         scoring="roc_auc", n_repeats=3, random_state=seed)

@@ -43,8 +43,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from .prompts import (STRUCTURES, InvalidAnswer, Prompt, answer_schema,
-                                          plain_text, read_answer)
+from retinalogos.captions.prompts import (STRUCTURES, InvalidAnswer, Prompt, answer_schema,
+    plain_text, read_answer)
 from .template import caption_record
 from ..config import Settings, UserError, pick_device
 from ..eye.records import EyeRecord, Findings

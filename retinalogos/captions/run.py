@@ -26,10 +26,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from .backends import (Backend, Job, OpenAIBackend, Result, TemplateBackend,
-                                           TextJob, TransformersBackend)
+from retinalogos.captions.backends import (Backend, Job, OpenAIBackend, Result, TemplateBackend,
+    TextJob, TransformersBackend)
 from .prompts import load_prompt
-from ..config import CaptionsSection, Settings, UserError, load_params, project_root, settings
+from ..config import (CaptionsSection, Settings, UserError, load_params, project_root,
+                                settings)
 from ..data.read import iter_shards, load_findings, load_records
 from ..eye.records import EyeRecord, Findings
 

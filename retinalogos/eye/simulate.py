@@ -27,8 +27,8 @@ from .anatomy import (Camera, Geometry, Patient, Plan, background, choroid,
                                      disc_maps, draw_geometry, draw_patient, draw_plan, macula,
                                      main_widths, nerve_fibres, optic_disc, paint_vessels,
                                      vessel_maps)
-from retinalogos.eye.drawing import (draw_lines, ellipse_map, filter_light, paint, pixel_grid,
-    smooth_noise)
+from .drawing import (draw_lines, ellipse_map, filter_light, paint, pixel_grid,
+                                     smooth_noise)
 from .lesions import FIELD_CENTRE, lesion_maps
 from .records import DISEASES, DR_GRADES, LESIONS, EyeRecord, Findings
 

@@ -19,15 +19,14 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 from ruamel.yaml import YAML
 
-from ..statistics import interval_text
+from ..config import UserError, card_text, load_params
+from ..data.build import dataset_card as card_of_tables
+from ..data.named_sets import DESCRIPTIONS
+from ..data.read import load_records, load_rejects
 from .scorecard import scorecard_table
 from .summary import read_results
-from ..config import UserError, load_params
-from ..config import card_text
-from ..data.build import dataset_card as card_of_tables
-from ..data.read import load_records, load_rejects
-from ..data.named_sets import DESCRIPTIONS
 from ..stage import lock_is_whole
+from ..statistics import interval_text
 
 # %% ../../nbs/report/42_cards.ipynb #22f43435
 @lru_cache(maxsize=4)

@@ -21,9 +21,9 @@ import pandas as pd
 from PIL import Image
 
 from ..config import UserError, atomic_path, write_json
-from ..data.read import load_images, load_records
 from ..data.images import (FORMATS, RejectedImage, crop_square, decode_png,
-    read_photograph, resize)
+                                     read_photograph, resize)
+from ..data.read import load_images, load_records
 from ..eye.records import DISEASES, EyeRecord
 
 # %% ../../nbs/study/30_reader_pack.ipynb #4308767d

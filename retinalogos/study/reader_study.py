@@ -23,13 +23,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, t
-from sklearn.metrics import cohen_kappa_score
-from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
-from ..statistics import as_interval, bootstrap_interval, interval_text, wilson_interval
-from .reader_pack import ASPECTS, RESERVED, key_digest
 from ..config import UserError, temporary_beside, write_json, write_table
 from ..figures import PALETTE, interval_bars, save_figure, set_style
+from ..statistics import (as_interval, bootstrap_interval, fleiss, interval_text,
+                                    quadratic_kappa, wilson_interval)
+from .reader_pack import ASPECTS, RESERVED, key_digest
 
 # %% ../../nbs/study/31_reader_study.ipynb #43d3fa1f
 def read_json(path):
@@ -359,23 +358,19 @@ def readers_kappa(answers: pd.DataFrame, draws: int = 500, seed: int = 0) -> dic
     grid, _ = answer_grid(answers.assign(called=(answers["judged"]
                                                  == "synthetic").astype(float)), "called")
     complete = grid[:, np.isfinite(grid).all(axis=0)].T.astype(int)
-    def kappa(rows):
-        if rows.min() == rows.max():
-            raise ValueError("kappa needs both answers")
-        return fleiss_kappa(aggregate_raters(rows, n_cat=2)[0])
     if len(grid) < 2 or not len(complete):
         return as_interval(np.nan, np.nan, np.nan, len(complete))
-    return bootstrap_interval(kappa, complete, draws=draws, seed=seed)
+    return bootstrap_interval(fleiss, complete, draws=draws, seed=seed)
 
 # %% ../../nbs/study/31_reader_study.ipynb #2f826b41
 def weighted_kappa(answers: pd.DataFrame, column: str) -> float | None:
-    """Quadratic weighted kappa (scikit-learn) of a column, mean over pairs of readers who share
+    """Quadratic weighted kappa of a column, mean over pairs of readers who share
     photographs; None where there is none."""
     grid, values = answer_grid(answers, column)[0], []
     for first, second in combinations(grid, 2):
         both = np.isfinite(first) & np.isfinite(second)
-        if len(np.union1d(first[both], second[both])) > 1:
-            values.append(cohen_kappa_score(first[both], second[both], weights="quadratic"))
+        values.append(quadratic_kappa(first[both], second[both]))
+    values = [value for value in values if np.isfinite(value)]
     return round(float(np.mean(values)), 6) if values else None
 
 # %% ../../nbs/study/31_reader_study.ipynb #57dcac4b

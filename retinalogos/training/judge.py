@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..captions.backends import (OpenAIBackend, Reply, TextPrompt,
-                                           load_language_model, model_revision, text_backend,
-                                           text_turn)
+from ..captions.backends import (OpenAIBackend, Reply, TextPrompt, load_language_model,
+    model_revision, text_backend, text_turn)
 from ..captions.prompts import InvalidAnswer, plain_text, record_text, without_thoughts
 from ..captions.run import Journal, ask_texts, read_journal
 from ..config import Settings, UserError

@@ -21,8 +21,7 @@ from tqdm import tqdm
 from ..config import UserError, atomic_path, stage_folder, write_json, write_table
 from ..data.images import encode_png
 from .encoders import (clip_scores, decode_latents, encode_prompts,
-                                           latent_shift, load_encoders, save_tokenizer, seal,
-                                           warn_cut)
+    latent_shift, load_encoders, save_tokenizer, seal, warn_cut)
 from .flow import SOLVERS, guided_velocity, time_grid
 from .transformer import architecture_of, load_transformer, predict_velocity
 

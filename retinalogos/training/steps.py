@@ -6,8 +6,6 @@
 __all__ = ['STEP_PROMPTS', 'train_step', 'show_step']
 
 # %% ../../nbs/training/07_steps.ipynb #67e5b1e8
-import matplotlib.pyplot as plt
-
 from ..captions.template import prompt_for
 from ..config import settings as machine
 from ..figures import image_grid

@@ -15,7 +15,6 @@ import os
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,7 +33,7 @@ from .cache import content_hash, text_hash
 from .flow import flow_loss, interpolate
 from .pairs import make_batch
 from .transformer import (ARCHITECTURES, add_adapters, architecture_of,
-                                              checkpoint_blocks, predict_velocity)
+    checkpoint_blocks, predict_velocity)
 
 # %% ../../nbs/training/05_trainer.ipynb #4b449799
 def learning_rate(step, steps, lr, warmup_steps):
