@@ -13,8 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import UserError
-from .metrics import (METRICS, PAGES, Metric, file_of, gathered, metric_named, number_of,
-                                        values_at)
+from .metrics import METRICS, PAGES, Metric, file_of, gathered, values_at
 from ..statistics import interval_text
 
 # %% ../../nbs/report/40_summary.ipynb #09b7b305
