@@ -1,10 +1,9 @@
 """README.md from nbs/index.ipynb: `python docs/readme.py [--check]`.
 
 The index is written once, as a notebook that also opens the site. It is run, so that its numbers
-are those of the committed results. The README
-shows its words, its code and what the code printed; links and pictures, which in the notebook start
-from nbs/, start from the root of the
-repository here.
+are those of the committed results. The README shows its words, its code and what the code printed;
+links and pictures, which in the notebook start from nbs/, start from the root of the repository
+here.
 """
 import posixpath
 import re

@@ -6,8 +6,7 @@ wrong kept in silence.
     python tests/campaign.py --seed 7          other members of the kinds that are drawn
 
 No part of `make test`. Each input runs in a process of its own, at most two minutes, with at most 6
-GB.
-Exit status 1 unless every outcome is right.
+GB. Exit status 1 unless every outcome is right.
 """
 import argparse
 import io

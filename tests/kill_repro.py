@@ -5,9 +5,8 @@ undisturbed run.
     python tests/kill_repro.py --kills 4 --seed 7
 
 No part of `make test`. Each round starts from nothing and is killed several times: SIGKILL to the
-whole
-process group, as a batch system does. Exit status 1 unless every round ends with the same bytes,
-training went on wherever a state was there, and nothing is left over.
+whole process group, as a batch system does. Exit status 1 unless every round ends with the same
+bytes, training went on wherever a state was there, and nothing is left over.
 """
 import argparse
 import hashlib

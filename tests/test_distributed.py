@@ -27,7 +27,9 @@ from retinalogos.training.cache import fill
 made = fill(f"{os.path.dirname(folder)}/cache-{sys.argv[2]}", [(lambda k=k: {"number": str(k)}, lambda k=k: {"x": torch.full((2,), k)}) for k in range(3)], progress=False)
 
 from retinalogos.training import trainer
-from retinalogos.training.trainer import FlowData, TrainSettings, build_transformer, initialise, train_flow
+from retinalogos.training.pairs import FlowData
+from retinalogos.training.trainer import TrainSettings, train_flow
+from retinalogos.training.transformer import build_transformer, initialise
 random = torch.Generator().manual_seed(0)
 data = FlowData(torch.randn(12, 4, 8, 8, generator=random), torch.randn(12, 8, 16, generator=random), torch.ones(12, 8, dtype=torch.long),
                 torch.zeros(1, 8, 16), torch.ones(1, 8, dtype=torch.long))

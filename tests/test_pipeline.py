@@ -244,7 +244,7 @@ def test_the_same_bytes_from_an_empty_cache(finished, tmp_path):
 
 def test_the_same_data_have_one_name_in_every_process(finished):
     code = ("from retinalogos.training.encoders import load_encoders\nfrom "
-            "retinalogos.training.trainer import load_pairs\n"
+            "retinalogos.training.pairs import load_pairs\n"
             "print(load_pairs('data', 'train', 'low', "
             "load_encoders('data/encoders'), progress=False).fingerprint())")
     names = {subprocess.run([sys.executable, "-c", code], cwd=finished, text=True,

@@ -115,23 +115,20 @@ def counterfactual_scores(images: np.ndarray, readings: pd.DataFrame, samples: p
     `kept`}}; `kept` has for each measure of `differences` the mean of the pairs (`pair`), of other
     seeds with one prompt (`seeds`), and, for `eye`, of the `mirrored` second member.
     """
-    sides, pairs = geometry_eyes(images), pair_table(samples)
-    discs = np.array([find_disc(image) for image in images])
+    sides, discs = geometry_eyes(images), np.array([find_disc(image) for image in images])
     def part(rows):
         return {"images": images[rows], "readings": readings.iloc[rows].reset_index(drop=True),
                 "discs": discs[rows]}
     scores = {}
-    for change, rows in pairs.groupby("change", sort=False):
-        first, second, alone = (rows["first"].to_numpy(), rows["second"].to_numpy(),
-                                rows["other"].to_numpy() >= 0)
-        column, asked = asked_reading(change)
+    for change, rows in pair_table(samples).groupby("change", sort=False):
+        first, second, other = (rows[name].to_numpy() for name in ("first", "second", "other"))
+        column, asked, alone = *asked_reading(change), other >= 0
         largest = LIMITS.get(column, (0, 1))[1]
         answers = answers_of(change, readings, sides, thresholds or {})
         groups = {"pair": (first, part(second)),
-                  "seeds": (first[alone], part(rows["other"].to_numpy()[alone]))}
+                  "seeds": (first[alone], part(other[alone]))}
         groups |= {"mirrored": (first, mirrored(part(second)))} if change == "eye" else {}
-        moved = {name: differences(part(these), those)
-                 for name, (these, those) in groups.items() if len(these)}
+        moved = {name: differences(part(a), b) for name, (a, b) in groups.items() if len(a)}
         changes = readings[column].to_numpy()[second] - readings[column].to_numpy()[first]
         kept = {measure: {name: mean_interval(values[measure], LIMITS[measure])
                           for name, values in moved.items()}

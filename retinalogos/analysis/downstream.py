@@ -134,8 +134,7 @@ def new_classifier(kind: str, classes: int, size: int, seed: int = 0,
 def augment_strongly(photographs: torch.Tensor, generator: torch.Generator,
                      strength: float = 1.0) -> torch.Tensor:
     """Photographs uint8 [B, 3, H, W], each mirrored by chance and, at `strength` 1, turned up to 30
-    degrees, zoomed and moved up to 10 %,
-    light, contrast and each colour changed up to 20 %."""
+    degrees, zoomed and moved up to 10 %, light, contrast and each colour changed up to 20 %."""
     def draw(*shape):
         return strength * (2 * torch.rand(len(photographs), *shape, generator=generator) - 1)
     mirror = torch.where(torch.rand(len(photographs), generator=generator) < 0.5, -1.0, 1.0)

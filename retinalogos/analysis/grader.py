@@ -75,8 +75,8 @@ def vessel_density(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 # %% ../../nbs/analysis/10_grader.ipynb #5078091b
 def disc_place(height: int, width: int) -> np.ndarray:
     """Where a disc may be, 0 to 1, [height, width]: near the horizontal meridian, three tenths of
-    the width from the middle,
-    or in the middle with 0.8 of that weight, for photographs centred on the disc."""
+    the width from the middle, or in the middle with 0.8 of that weight, for photographs centred on
+    the disc."""
     rows, columns = np.mgrid[:height, :width].astype(np.float32) + 0.5
     from_middle = np.abs(columns / width - 0.5)
     beside = np.exp(-0.5 * ((from_middle - 0.3) / 0.13) ** 2)
@@ -197,8 +197,7 @@ def new_grader(seed: int = 0, widths=(16, 32, 64, 128)) -> Grader:
 def augment(photographs: torch.Tensor, generator: torch.Generator, shift: float = 0.04,
             softness: float = 0.7, grain: float = 6.0) -> torch.Tensor:
     """Photographs uint8 [B, 3, H, W], moved together by up to `shift` of the width, each relit,
-    softened (0 to 1) and grained
-    (up to `grain` grey levels) at random."""
+    softened (0 to 1) and grained (up to `grain` grey levels) at random."""
     batch, _, height, width = photographs.shape
     margin = max(1, round(shift * width))
     row, column = torch.randint(0, 2 * margin + 1, (2,), generator=generator).tolist()

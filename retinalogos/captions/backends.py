@@ -740,8 +740,7 @@ def read_reply(status: int, headers, text: str, who: str, served: bool = True) -
 # %% ../../nbs/captions/03_backends.ipynb #15d0668b
 class Calm:
     """Until when nothing is sent (`open_at`), when the server last answered (`answered_at`), both
-    as time.monotonic() in seconds,
-    and whether it `served` anybody."""
+    as time.monotonic() in seconds, and whether it `served` anybody."""
 
     def __init__(self):
         self.open_at, self.answered_at, self.served = 0.0, time.monotonic(), False
@@ -776,9 +775,8 @@ class OpenAIBackend:
     """Any server that speaks OpenAI's `/v1/chat/completions`.
 
     `concurrency` requests are in flight, each at most `timeout` seconds. An image is given up after
-    `max_attempts` faults of its own, or
-    `patience` seconds of waiting for a server that answers others; the run after `patience` seconds
-    without any answer.
+    `max_attempts` faults of its own, or `patience` seconds of waiting for a server that answers
+    others; the run after `patience` seconds without any answer.
     """
     prompt: Prompt
     server: str
@@ -897,9 +895,8 @@ async def finish(one: OpenAIBackend, client: httpx.AsyncClient, calm: Calm,
 # %% ../../nbs/captions/03_backends.ipynb #d5966090
 class Line:
     """One run over a stream of jobs in an event loop of its own: twice as many workers as requests
-    in flight, so that one reads or pauses
-    while another asks. `give` takes each result, and at last None, or the exception that ended the
-    run."""
+    in flight, so that one reads or pauses while another asks. `give` takes each result, and at last
+    None, or the exception that ended the run."""
 
     def __init__(self, one: OpenAIBackend, jobs: Iterator[Job], give):
         self.one, self.jobs, self.give, self.loop, self.task = (one, jobs, give,

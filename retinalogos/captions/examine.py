@@ -533,9 +533,8 @@ def examine_table(captions: pd.DataFrame, records: pd.DataFrame,
     of `captions`.
 
     With a table of exact `findings` (of any of the images) stated cup-to-disc ratios are compared
-    too; with a column `seen` (JSON text, or "") what
-    the writer had seen. `facts` by image id, where another reader than the rules has read the
-    caption; the column facts_from says who has.
+    too; with a column `seen` (JSON text, or "") what the writer had seen. `facts` by image id,
+    where another reader than the rules has read the caption; the column facts_from says who has.
     """
     known = {row["image_id"]: EyeRecord.from_row(row) for row in records.to_dict("records")}
     exact = {} if findings is None else {row["image_id"]:

@@ -25,8 +25,8 @@ from ..eye.records import RECORD_KEYS
 def joined_table(dataset: str | Path, captions: pd.DataFrame,
                  scores: list[pd.DataFrame]) -> pd.DataFrame:
     """One row for each captioned photograph: image_id, split, source, caption, the seven keys of
-    the record, the other columns of `captions`,
-    and those of `scores` (tables with an image_id) that are not there yet."""
+    the record, the other columns of `captions`, and those of `scores` (tables with an image_id)
+    that are not there yet."""
     table = load_records(dataset)[["image_id", "split", "source",
                                    *RECORD_KEYS]].merge(captions[captions["caption"] != ""],
                                        on="image_id")

@@ -93,8 +93,7 @@ class Entry:
 # %% ../../nbs/data/03_build.ipynb #62291ac3
 def _start_worker(parent: int) -> None:
     """Set up a worker process: no threads of OpenCV, which would compete with the other workers,
-    and an end within
-    seconds of its parent's (a process number), however that was killed."""
+    and an end within seconds of its parent's (a process number), however that was killed."""
     cv2.setNumThreads(1)
 
     def end_with_parent():

@@ -207,8 +207,8 @@ class Field:
 
     `x`, `y`, `radius` : the circle of the field of view, NaN where no edge of one is in sight.
     `box` : left, top, right, bottom, the last two exclusive. `coverage` : share of the circle
-    inside the box.
-    `clean` : nothing bright lies beside the retina inside its box. `note` : what is unusual, or "".
+    inside the box. `clean` : nothing bright lies beside the retina inside its box. `note` : what is
+    unusual, or "".
     """
 
     x: float
@@ -394,9 +394,8 @@ def box_of(candidate: Candidate, bright: np.ndarray) -> tuple[np.ndarray, bool]:
     beside it.
 
     Where circle and region agree the region decides. Where the region ends sooner, the circle does,
-    unless
-    only ground is between. What is `bright` [H, W] or region beyond the circle, and wide, belongs
-    to it.
+    unless only ground is between. What is `bright` [H, W] or region beyond the circle, and wide,
+    belongs to it.
     """
     (x, y, radius), (height, width) = candidate.circle, bright.shape
     same = candidate.dark and (bright & candidate.region).sum() > 0.5 * candidate.region.sum()
@@ -682,8 +681,8 @@ def thumbnail(image: np.ndarray, field: Field | None = None, side: int = 48) -> 
     square).
 
     High-passed green channel as float32 [side * side], zero mean, norm 1 (less when flat): a dot
-    product
-    correlates. What is dark, such as the ground where a camera cuts the circle, does not count.
+    product correlates. What is dark, such as the ground where a camera cuts the circle, does not
+    count.
     """
     image = on_circle(image, field, side)
     light, green = image.max(axis=2), image[..., 1]

@@ -580,8 +580,8 @@ class Part:
     `note`).
 
     `images` is the folder of its photographs. `prefix` stands before patient ids that are taken
-    from file names, for sets whose
-    parts use the same names. `rejects` are rows that could not be read.
+    from file names, for sets whose parts use the same names. `rejects` are rows that could not be
+    read.
     """
 
     table: str

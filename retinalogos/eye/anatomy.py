@@ -318,8 +318,7 @@ GENERATIONS = ((5, 0.27, 0.13), (3, 0.15, 0.10), (2, 0.08, 0.05))
 @dataclass(frozen=True)
 class Tree:
     """Arteries or veins of an eye: `pieces` of path between branchings, the width of each, and the
-    courses `[4, PATH_POINTS, 2]` of the
-    main vessels, in the order of `MAINS`."""
+    courses `[4, PATH_POINTS, 2]` of the main vessels, in the order of `MAINS`."""
     pieces: list[np.ndarray]
     widths: list[float]
     mains: np.ndarray

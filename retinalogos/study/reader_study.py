@@ -330,8 +330,8 @@ def equivalence(answers: pd.DataFrame, margin: float = 0.1) -> dict:
     synthetic and real photographs.
 
     Photographs that every reader judged count. `low` and `high` of the difference are its 90 %
-    interval, which lies within the
-    margin when p is below 0.05. ValueError where fewer than two photographs of a kind are left.
+    interval, which lies within the margin when p is below 0.05. ValueError where fewer than two
+    photographs of a kind are left.
     """
     grid, synthetic = answer_grid(answers.assign(real=(answers["judged"]
         == "real").astype(float)), "real")

@@ -112,8 +112,7 @@ def fill(folder, parts, progress=True) -> int:
     """Make the files `folder/00000.safetensors`, ... that are missing, damaged or of another key.
 
     Of several processes each makes its share. Returns how many this process made; UserError when
-    one cannot be
-    written, as on a full disk.
+    one cannot be written, as on a full disk.
 
     Parameters
     ----------

@@ -293,8 +293,7 @@ def encode_prompts(tokenizer, text_encoder, prompts, max_tokens=PROMPT_TOKENS, b
     """Text embeddings of `prompts` (list of str), for a generator of `architecture`.
 
     Returns (float32 embeddings [N, T, D], int64 mask [N, T], number of prompts longer than
-    `max_tokens`); T is the longest
-    prompt, rounded up to a multiple of 8.
+    `max_tokens`); T is the longest prompt, rounded up to a multiple of 8.
     """
     prompts = [pipeline_prompt(prompt, architecture) for prompt in prompts]
     lengths = [len(ids) for ids in tokenizer(prompts).input_ids]

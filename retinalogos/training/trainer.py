@@ -204,9 +204,8 @@ def make_optimizers(transformer, settings):
     blocks and AdamW for the rest.
 
     Muon (Jordan et al., 2024) makes the update of a matrix orthogonal. Its step is scaled as Liu et
-    al. (2025) do, and
-    `MUON_LR` times the learning rate of the rest; 3 of the usual 5 Newton-Schulz iterations, which
-    cost time on a CPU.
+    al. (2025) do, and `MUON_LR` times the learning rate of the rest; 3 of the usual 5 Newton-Schulz
+    iterations, which cost time on a CPU.
     """
     if settings.optimizer not in ("adamw", "muon"):
         raise ValueError(f"unknown optimizer {settings.optimizer!r}: 'adamw' or 'muon'")
@@ -488,8 +487,8 @@ def train_flow(transformer, data, settings, seed, validation=None, state=None, n
         'dvclive' or another that accelerate knows, which writes beside `state`.
 
     Returns (transformer with the averaged weights, the best ones with `settings.patience`, and a
-    table of step, loss, and
-    validation_loss of the averaged weights). Raises UserError when the loss is not finite.
+    table of step, loss, and validation_loss of the averaged weights). Raises UserError when the
+    loss is not finite.
     """
     check_tracker(tracker)
     run_name = _run_name(transformer, data, settings, seed)

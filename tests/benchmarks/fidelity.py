@@ -2,12 +2,11 @@
 tests/benchmarks/fidelity.py [VECTORS]`.
 
 Vectors of 128 numbers (the reader of this project) and of 2,048 (Inception), made up; wanted: FID
-and KID together, KID with its interval of 200 draws,
-within 20 s on 2 cores. On a shared machine elapsed time is that of the neighbours too, so processor
-time divided by the cores used stands beside it and is what
-is judged. Then photographs of 256 pixels are decoded and looked at a batch at a time, few and eight
-times as many: the peak memory must be the same. They are
-looked at by their mean colour, because a network's own memory would hide theirs.
+and KID together, KID with its interval of 200 draws, within 20 s on 2 cores. On a shared machine
+elapsed time is that of the neighbours too, so processor time divided by the cores used stands
+beside it and is what is judged. Then photographs of 256 pixels are decoded and looked at a batch at
+a time, few and eight times as many: the peak memory must be the same. They are looked at by their
+mean colour, because a network's own memory would hide theirs.
 """
 import os
 import resource

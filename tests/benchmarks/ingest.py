@@ -2,11 +2,10 @@
 `python tests/benchmarks/ingest.py [FOLDER]`.
 
 FOLDER holds photographs (default: ../shared/realdata/codras/images, IDRiD at 4288 x 2848; where
-that is not there, simulated eyes enlarged
-to that size). One process, one thread, processor time; the sum of three rounds that take turns. The
-plain loop only decodes, crops nothing,
-resizes and encodes; ours also checks the header, finds the field of view, and takes quality, hash
-and thumbnail.
+that is not there, simulated eyes enlarged to that size). One process, one thread, processor time;
+the sum of three rounds that take turns. The plain loop only decodes, crops nothing, resizes and
+encodes; ours also checks the header, finds the field of view, and takes quality, hash and
+thumbnail.
 """
 import sys
 import tempfile

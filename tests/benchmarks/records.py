@@ -2,9 +2,8 @@
 tests/benchmarks/records.py [ROWS]`.
 
 The rows are EyePACS's (name with patient and eye, DR grade) and each carries a report of its own;
-pictures are stubs of a few bytes, because
-decoding is measured by ingest.py. Prints the seconds of each step and the peak memory of the
-process; wanted: 5 minutes and 4 GB. Everything runs in one
+pictures are stubs of a few bytes, because decoding is measured by ingest.py. Prints the seconds of
+each step and the peak memory of the process; wanted: 5 minutes and 4 GB. Everything runs in one
 thread, so on a busy machine processor time is what counts; elapsed time stands beside it.
 """
 import hashlib
