@@ -11,8 +11,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from retinalogos.analysis.ablation import ABLATION_METRICS, READ
 from retinalogos.report import metrics
-from retinalogos.report.metrics import METRICS, asked, gathered, guide_line, values_at
+from retinalogos.report.metrics import (METRICS, asked, gathered, guide_line, metric_at,
+                                        values_at)
 from retinalogos.report.summary import RESULTS, headline_table, read_results, summary
 from retinalogos.stage import notebook_source
 
@@ -63,6 +65,15 @@ def test_headline_numbers_and_questions_are_those_of_the_rows(results):
         assert (metric.gathered == "summary") == bool(values_at(nested, metric.name)), metric.name
     report = json.loads((ROOT / "data/results/report.json").read_text())
     assert len(report["scorecard"]) == len(asked()) + 2, "readers, and patients of other clinics"
+
+
+def test_what_the_ablation_measures_has_rows():
+    """The analysis cannot read the rows, which stand above it; so they are held together here."""
+    for name in {*ABLATION_METRICS, *READ}:
+        metric = metric_at(f"ablation.rows.IV.{name}")
+        assert metric in METRICS, name
+        signed = {"Spearman correlation", "quadratic kappa"}
+        assert name not in READ or (READ[name][1][0] < 0) == (metric.unit in signed), name
 
 
 def known_by_hand(source: str) -> set[str]:
