@@ -36,7 +36,9 @@ from .config import UserError
 from .data.images import resize
 from .eye.anatomy import (CUP_RANGES, NO_GLAUCOMA, Camera, Geometry, Patient, Plan,
                                      draw_camera, draw_geometry, draw_patient)
-from .eye.records import LESIONS, RECORD_KEYS, read_cell
+from .eye.diseases import DISEASE_ROWS, HEALTHY
+from .eye.lesions import LESION_ROWS
+from .eye.records import RECORD_KEYS, read_cell
 from .eye.simulate import PARTS, SimulatedEye, draw_eye, simulate_patient
 from .figures import PALETTE, image_grid, interval_bars
 from retinalogos.study.reader_study import (draw_study, read_json, read_study, score_table,
@@ -140,11 +142,7 @@ STRUCTURE_COLOURS = {"arteries": (255, 150, 210), "veins": (0, 70, 255),
                      "disc": (255, 255, 255), "cup": (0, 255, 255), "fovea": (255, 255, 0),
                      "peripapillary_atrophy": (0, 170, 90)}
 
-LESION_COLOURS = dict(zip(LESIONS, ((0, 255, 255), (0, 70, 255), (0, 150, 60), (255, 0, 255),
-                                    (255, 255, 255), (0, 0, 0), (190, 255, 0), (130, 50, 255),
-                                    (120, 160, 200), (0, 120, 130), (0, 70, 255), (0, 255, 255),
-                                    (255, 0, 255), (255, 255, 255), (190, 255, 0),
-                                    (255, 255, 0))))
+LESION_COLOURS = {name: row.outline for name, row in LESION_ROWS.items()}
 """RGB of the outline of each structure and each kind of lesion."""
 
 # %% ../nbs/05_explore.ipynb #78ec1b53
@@ -215,12 +213,11 @@ def slider_plan(seed: int, eye: str, dr_grade: int, glaucoma: bool, other: str, 
     if glaucoma and other in NO_GLAUCOMA:
         raise UserError(f"{said} is simulated without glaucoma only: untick glaucoma, or "
                         "choose another disease")
-    rng = default_rng([seed, 0])
-    occluded = {"branch_retinal_vein_occlusion":
-                ("upper_temporal", "lower_temporal")[rng.integers(2)],
-                "central_retinal_vein_occlusion": "all"}
-    return Plan(eye, dr_grade, glaucoma, other, quality, field, occluded.get(other, ""),
-                other == "age_related_macular_degeneration" and rng.random() < 0.5)
+    rng, row = default_rng([seed, 0]), DISEASE_ROWS.get(other, HEALTHY)
+    branch_vein = ("upper_temporal", "lower_temporal")[rng.integers(2)]
+    return Plan(eye, dr_grade, glaucoma, other, quality, field,
+                branch_vein if row.occluded == "branch" else row.occluded,
+                row.advanced > 0 and rng.random() < 0.5)
 
 # %% ../nbs/05_explore.ipynb #68a4aa3e
 def slider_patient(seed: int, pigmentation: float, disc_radius: float, camera: int) -> Patient:

@@ -18,6 +18,7 @@ from sklearn.metrics import confusion_matrix
 
 from .grader import TASKS, eye_from_disc, find_disc
 from ..captions.examine import excluded_lesions
+from ..eye.diseases import DISEASE_ROWS
 from ..eye.records import DISEASES, LESIONS, EyeRecord
 from ..figures import PALETTE
 from ..statistics import (area_under_curve, as_interval, balanced_accuracy,
@@ -254,14 +255,8 @@ def draw_grade_spread(axis, readings: pd.DataFrame, asked, label: str, colour: s
              ylim=(-0.2, 4.2))
 
 # %% ../../nbs/analysis/13_adherence.ipynb #a7f3509d
-SHORT_NAMES = {"diabetic_retinopathy": "diabetic ret.",
-               "age_related_macular_degeneration": "dry AMD",
-               "neovascular_age_related_macular_degeneration": "wet AMD",
-               "pathological_myopia": "myopia", "crystalline_dystrophy": "crystalline",
-               "hypertensive_retinopathy": "hypertensive",
-               "branch_retinal_vein_occlusion": "branch occl.",
-               "central_retinal_vein_occlusion": "central occl."}
-"""Disease names short enough for the edge of a matrix."""
+# disease names short enough for the edge of a matrix
+SHORT_NAMES = {name: row.short for name, row in DISEASE_ROWS.items() if row.short}
 
 # %% ../../nbs/analysis/13_adherence.ipynb #21230804
 def draw_confusions(figure, confusions: dict, which: str) -> None:

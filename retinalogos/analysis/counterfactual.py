@@ -15,6 +15,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from .adherence import geometry_eyes
 from .grader import as_batch, find_disc
+from ..eye.diseases import disease_words
 from ..figures import image_grid
 from ..statistics import as_interval, seed_interval, wilson_interval
 
@@ -111,9 +112,9 @@ def counterfactual_scores(images: np.ndarray, readings: pd.DataFrame, samples: p
 
     Returns
     -------
-    {change: {`pairs`, `asked_change`, `mean_change`, `changed` (share of pairs whose answer rose),
-    `kept`}}; `kept` has for each measure of `differences` the mean of the pairs (`pair`), of other
-    seeds with one prompt (`seeds`), and, for `eye`, of the `mirrored` second member.
+    {change: {`pairs`, `asked_change`, `mean_change` (of the reading), `changed` (share of pairs
+    whose answer rose), `kept`}}; `kept` has for each measure of `differences` the mean of the pairs
+    (`pair`), of different seeds with one prompt (`seeds`), and, for `eye`, of the `mirrored` second.
     """
     sides, discs = geometry_eyes(images), np.array([find_disc(image) for image in images])
     def part(rows):
@@ -149,8 +150,7 @@ def draw_pairs(images: np.ndarray, samples: pd.DataFrame, caption: str, per_chan
         gap = np.abs(images[first].astype(np.int16) - images[second]).mean(axis=2)
         cells += [images[first], images[second],
                   np.dstack([np.clip(255 - gain * gap, 0, 255).astype(np.uint8)] * 3)]
-    words = [change.replace("age_related_macular_degeneration",
-                            "age-related macular\ndegeneration").replace("dr_grade",
-                                "DR").replace("_", " ") for change in pairs["change"].unique()]
+    words = [disease_words(change.replace("dr_grade", "DR")).replace("macular ", "macular\n")
+             for change in pairs["change"].unique()]
     return image_grid(cells, column_titles=["before", "after", "difference"] * per_change,
                       row_titles=words, cell_inches=1.2, caption=caption)

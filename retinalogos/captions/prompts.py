@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_REPORT', 'SPECIAL', 'HIDDEN', 'SHOWN', 'VARIANTS', 'LONGEST_CAPTION', 'LONGEST_WORD', 'STRUCTURES', 'Seen',
            'THOUGHT', 'THOUGHT_END', 'THOUGHT_START', 'DRAFT_KEY', 'LONGEST_ANSWER', 'MOST_STARTS', 'SYSTEM_V1',
-           'USER_V1', 'STYLES_V1', 'PROMPTS', 'WET', 'DIAGNOSES', 'MARKUP', 'TALK', 'plain_text', 'quote',
+           'USER_V1', 'STYLES_V1', 'PROMPTS', 'OTHER_DIAGNOSES', 'DIAGNOSES', 'MARKUP', 'TALK', 'plain_text', 'quote',
            'record_text', 'Answer', 'answer_schema', 'InvalidAnswer', 'without_thoughts', 'json_objects',
            'with_caption', 'parse_answer', 'Prompt', 'load_prompt', 'carries', 'unfounded_diagnosis', 'runs',
            'check_caption', 'read_answer']
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .examine import clauses, read_eye, status
 from ..config import UserError, did_you_mean
+from ..eye.diseases import DISEASE_ROWS
 from ..eye.records import EyeRecord
 
 # %% ../../nbs/captions/02_prompts.ipynb #2614a385
@@ -256,27 +257,14 @@ def load_prompt(version: str, style: str, max_words: int | None = None,
                            keys=", ".join(Answer.model_fields))
     return Prompt(version, style, least, most, system, template, max_tokens)
 
-# %% ../../nbs/captions/02_prompts.ipynb #6830d736
-WET = r"(?<!non-)(?<!non)(?:neovascular|wet|exudative) "
-
 # %% ../../nbs/captions/02_prompts.ipynb #b1b0b76d
-DIAGNOSES = {
-    "diabetic_retinopathy": r"diabetic retinopathy|proliferative retinopathy",
-    "glaucoma": r"glaucoma(?:tous)?",
-    "age_related_macular_degeneration": r"macular degeneration|\bAMD\b",
-    "neovascular_age_related_macular_degeneration":
-    rf"{WET}(?:age[ -]related )?(?:macular degeneration|AMD\b)",
-    "pathological_myopia": r"(?:patholog|degenerat)\w* myopia",
-    "hypertensive_retinopathy": r"hypertensive retinopathy",
+OTHER_DIAGNOSES = {
     "retinal_vein_occlusion": r"vein occlusion|\b[BC]?RVO\b",
-    "branch_retinal_vein_occlusion": r"branch (?:retinal )?vein occlusion|\bBRVO\b",
-    "central_retinal_vein_occlusion": r"central (?:retinal )?vein occlusion|\bCRVO\b",
     "retinal_artery_occlusion": r"artery occlusion",
-    "macular_hole": r"macular hole", "retinal_detachment": r"retinal detachment",
-    "retinitis_pigmentosa": r"retinitis pigmentosa",
-    "cataract": r"cataracts?", "papilloedema": r"papillo?edema",
-    "crystalline_dystrophy": r"crystalline (?:\w+ )?(?:retinopathy|\w*dystrophy)|bietti",
-}
+    "retinal_detachment": r"retinal detachment", "retinitis_pigmentosa": r"retinitis pigmentosa",
+    "papilloedema": r"papillo?edema"}
+# patterns of the diagnoses that a caption may name: first those that the simulator does not draw
+DIAGNOSES = OTHER_DIAGNOSES | {name: row.pattern for name, row in DISEASE_ROWS.items()}
 
 # %% ../../nbs/captions/02_prompts.ipynb #d0e8b463
 def carries(record: EyeRecord, label: str, term: str) -> bool:
