@@ -631,7 +631,8 @@ def test_the_same_language_model_behind_a_server_reads_the_same(reader, tmp_path
             written = tokenizer.decode(model.generate(**inputs,
                 max_new_tokens=body["max_tokens"], do_sample=False)[0,
                 inputs["input_ids"].shape[1]:], skip_special_tokens=True)
-        return 200, written[:-9] if asked["all"] == 3 else "Here it is: " + written, {}
+        half = written[:len(written) // 2]
+        return 200, half if asked["all"] == 3 else "Here it is: " + written, {}
 
     captions = pd.DataFrame({"image_id": list("ab"), "caption": list(READ)})
     with Server(answer) as server:
