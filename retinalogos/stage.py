@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LONGEST_SOCKET', 'SYSTEM_ERRORS', 'find_notebook', 'read_notebook', 'parameters_cell', 'notebook_parameters',
            'check_parameters', 'imported_modules', 'notebook_source', 'code_dependencies', 'outputs_of',
-           'write_dependencies', 'stage_environment', 'kernel_manager', 'tree_memory', 'measured', 'settle_lines',
-           'tidy_outputs', 'stoppable', 'execute', 'explain_system', 'explain', 'lock_is_whole', 'free_locks',
-           'mend_lock', 'keep_lock', 'prepare', 'StageFailed', 'StageStopped', 'run_stage', 'main']
+           'write_dependencies', 'parameter_lines', 'write_parameters', 'stage_environment', 'kernel_manager',
+           'tree_memory', 'measured', 'settle_lines', 'tidy_outputs', 'stoppable', 'execute', 'explain_system',
+           'explain', 'lock_is_whole', 'free_locks', 'mend_lock', 'keep_lock', 'prepare', 'StageFailed', 'StageStopped',
+           'run_stage', 'main']
 
 # %% ../nbs/03_stage.ipynb #bf74c126
 import argparse
@@ -149,6 +150,38 @@ def write_dependencies(root: Path) -> list[str]:
     if changed:
         with atomic_path(file) as path:
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return changed
+
+# %% ../nbs/03_stage.ipynb #c869316d
+def parameter_lines(named: dict, source: str, given: dict) -> str:
+    """A parameters cell that has the values `given`: lines of `source` that are right stay as they
+    are, others are changed, added or left out."""
+    lines = {name: ast.get_source_segment(source, line)
+             for name, line in zip(named, ast.parse(source).body)}
+    right = {name: line for name, line in lines.items() if name in given}
+    for name, value in given.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if name not in named or named[name] != value:
+            right[name] = f"{name} = {value!r}"
+    return "\n".join(right.values())
+
+
+def write_parameters(root: Path) -> list[str]:
+    """Write the values of the `params.yaml` of `root` into the parameters cells of its stages;
+    returns the stages whose cell has changed."""
+    params, changed = load_params(Path(root) / "params.yaml"), []
+    for stage in STAGES:
+        notebook = find_notebook(stage, root)
+        source, given = parameters_cell(notebook), stage_parameters(stage, params)
+        wanted = parameter_lines(notebook_parameters(notebook), source, given)
+        if wanted != source:
+            content = json.loads(notebook.read_text(encoding="utf-8"))
+            cell, = (c for c in content["cells"] if "".join(c["source"]) == source)
+            cell["source"] = wanted.splitlines(keepends=True)
+            with atomic_path(notebook) as path:
+                path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n",
+                                encoding="utf-8")
+            changed.append(stage)
     return changed
 
 # %% ../nbs/03_stage.ipynb #629f1bc2
@@ -481,18 +514,19 @@ def main(argv=None) -> int:
     parser.add_argument("stage", metavar="NAME", nargs="?", help=", ".join(STAGES))
     parser.add_argument("--mend", action="store_true",
                         help="run none: put back a dvc.lock that a kill has cut")
-    parser.add_argument("--dependencies", action="store_true",
-                        help="run none: write the code that stages depend on into dvc.yaml")
+    parser.add_argument("--sync", action="store_true",
+                        help="run none: write into dvc.yaml the code that stages depend on, into "
+                        "notebooks the values of params.yaml")
     args = parser.parse_args(argv)
-    if bool(args.stage) + args.mend + args.dependencies != 1:
-        parser.error("name one stage, or --mend, or --dependencies")
+    if bool(args.stage) + args.mend + args.sync != 1:
+        parser.error("name one stage, or --mend, or --sync")
     try:
         if args.mend:
             done = [*filter(None, [free_locks(project_root()), mend_lock()])]
             print("; ".join(done) or "dvc.lock is whole")
-        elif args.dependencies:
-            print(", ".join(write_dependencies(project_root()))
-                  or "dvc.yaml is in step with the code")
+        elif args.sync:
+            changed = write_dependencies(project_root()) + write_parameters(project_root())
+            print(", ".join(dict.fromkeys(changed)) or "dvc.yaml and notebooks are in step")
         else:
             run_stage(args.stage)
     except (StageStopped, KeyboardInterrupt) as stopped:

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from retinalogos.config import STAGES, Params, load_params, stage_parameters
 from retinalogos.stage import (check_parameters, code_dependencies, find_notebook,
-                               imported_modules, notebook_source)
+                               imported_modules, notebook_parameters, notebook_source)
 
 import house
 
@@ -91,8 +91,10 @@ def test_lines_breathe_and_cells_are_small():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_parameters_cells_match_params(stage):
-    check_parameters(find_notebook(stage, ROOT),
-                     stage_parameters(stage, load_params(ROOT / "params.yaml")))
+    notebook, given = find_notebook(stage, ROOT), stage_parameters(stage, load_params(ROOT / "params.yaml"))
+    check_parameters(notebook, given)
+    assert notebook_parameters(notebook) == {name: list(value) if isinstance(value, tuple) else value
+                                             for name, value in given.items()}, "run stage --sync"
 
 
 @pytest.mark.parametrize("stage", STAGES)
