@@ -7,6 +7,7 @@ is text, and the rows of a statement that is marked `# table` on its first line 
 import ast
 import io
 import json
+import re
 import statistics
 import subprocess
 import tokenize
@@ -84,8 +85,26 @@ def figures(root: Path = ROOT) -> dict:
             len(long_functions(found))}
 
 
+EXAMPLES = {"a lesion": "laser_scars", "a metric": "fidelity.recall", "a training key": "clip_norm",
+            "a data set": "papila", "a default": "caption_dropout"}
+"""One of each kind; where it is named by hand is where a new one of its kind has to be written."""
+
+
+def places(name: str, root: Path = ROOT) -> list[str]:
+    """Files that name something by hand: exported code and settings. Parameters cells, dvc.yaml and
+    the guide's table are written by commands."""
+    word = re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])")
+    found = {file for file, _, exported, source in sources(root)
+             if exported and word.search(source)}
+    found |= {file for file in ("params.yaml", "settings.ini")
+              if word.search((root / file).read_text(encoding="utf-8"))}
+    return sorted(found)
+
+
 if __name__ == "__main__":
     for name, value in figures().items():
         print(f"{name:36}{value}")
     for line in [*wide_lines(list(sources())), *long_functions(list(sources()))]:
         print("  ", line)
+    for kind, name in EXAMPLES.items():
+        print(f"places of {kind}, {name}: {', '.join(places(name))}")
