@@ -370,9 +370,9 @@ class DatasetSection(Section):
 
 # %% ../nbs/00_config.ipynb #e63a6274
 class CaptionsSection(Section):
-    backend: Literal["template", "transformers",
-                     "openai"] = Field(
-                         description="sentences from the record, a model in this process, or a server")
+    """A caption for each photograph."""
+    backend: Literal["template", "transformers", "openai"] = Field(
+        description="sentences from the record, a model in this process, or a server")
     style: Literal["short", "long"] = Field(
         description="short: 25 to 45 words; long: 85 to 190, where exact findings are "
         "known or a model writes (then raise encoders.max_tokens)")
@@ -385,7 +385,8 @@ class CaptionsSection(Section):
     revision: str | None = Field(
         description="commit of the hub model; null takes the newest that is there (not "
         "template)")
-    prompt: str = Field(description="version of the question, see captions.prompts (not template)")
+    prompt: Literal["v1"] = Field(
+        description="version of the question, see captions.prompts (not template)")
     max_words: int | None = (
         Field(ge=9,
               description="longest caption; null takes the style's own limit (not template)"))
@@ -403,9 +404,12 @@ class CaptionsSection(Section):
 
     @model_validator(mode="after")
     def fields_are_free(self):
-        """What this program sets, or cannot read, is no further field."""
+        """What this program sets, or cannot read, is no further field; and a model in this process
+        has a name."""
         refuse({f"extra: '{name}' is not for you to set": name in self.extra
-                for name in ("model", "messages", "stream", "n")})
+                for name in ("model", "messages", "stream", "n")}
+               | {"backend transformers needs a model: a hub name or a folder":
+                  self.backend == "transformers" and self.model is None})
         return self
 
 # %% ../nbs/00_config.ipynb #1be71d63

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hostile import Case, Either, Says
 from hostile.photographs import encoded, eye, place
-from retinalogos import cards
+from retinalogos.report import cards
 from retinalogos.study.reader_pack import folder_material, make_pack
 from retinalogos.study.sheet import row_page
 from retinalogos.data.build import build_dataset

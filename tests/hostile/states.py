@@ -87,7 +87,7 @@ def spoiled(tensors, how):
     """A dict of tensors with a fault in its first large one."""
     tensors = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in tensors.items()}
     name = next(k for k, v in tensors.items() if isinstance(v, torch.Tensor) and v.numel() > 20
-                and v.is_floating_point())
+                and v.is_floating_point() and v.reshape(-1)[v.numel() // 2:].any())
     flat = tensors[name].view(-1)
     if how == "zeros":
         flat[len(flat) // 2:] = 0
@@ -167,7 +167,8 @@ def flip(path, at, value):
 def zeros_from(path, share):
     content = path.read_bytes()
     kept = int(share * len(content))
-    path.write_bytes(content[:kept] + bytes(len(content) - kept))
+    changed = content[:kept] + bytes(len(content) - kept)
+    path.write_bytes(changed if changed != content else content[:kept] + b"\1" * (len(content) - kept))
 
 
 def other_runs():
