@@ -181,9 +181,6 @@ def check_captions(root: Path) -> Check:
     backend, model = params.captions.backend, params.captions.model
     asked = [name for name in (params.captions.facts_model, params.purify.llm)
              if name and name.partition(":")[0] == "openai"]
-    if backend == "transformers" and not model:
-        return Check("captions", "problem",
-                     "params.yaml: captions.model is not set: name a hub model or a folder")
     if backend != "openai" and not asked and not machine.caption_server:
         return Check("captions", "ok", f"backend {backend}; no server is set, none is asked")
     found = tried("captions", lambda: Check("captions", "ok",
