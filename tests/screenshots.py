@@ -6,6 +6,7 @@ form then looks like is stored in the notebook, as the JPEG output of its last c
 notebook's code goes with it, as the
 comment of the JPEG, so that a test can tell when the picture is older than the form.
 """
+import ast
 import base64
 import hashlib
 import json
@@ -79,8 +80,11 @@ def take(browser, url):
 
 
 def digest(notebook):
-    """Of the notebook's code, as bytes of hexadecimal digits."""
-    return hashlib.sha256(notebook_source(notebook).encode()).hexdigest().encode()
+    """Of what the notebook's code does, whatever its layout and the modules it imports from, as bytes
+    of hexadecimal digits."""
+    steps = [ast.dump(node) for node in ast.parse(notebook_source(notebook)).body
+             if not isinstance(node, ast.Import | ast.ImportFrom)]
+    return hashlib.sha256("\n".join(steps).encode()).hexdigest().encode()
 
 
 def commented(jpeg, comment):

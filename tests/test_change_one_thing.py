@@ -131,7 +131,7 @@ def test_a_stage(copy):
     notebook = new_notebook(cells=[new_markdown_cell("# Colours"), new_code_cell(
         named, metadata={"tags": ["parameters"]}), new_code_cell(computed)])
     nbformat.write(notebook, copy / "nbs/stages/21_colours.ipynb")
-    assert run(copy, "-m", "retinalogos.stage", "--sync").strip() == "colours"
+    assert run(copy, "-m", "retinalogos.stage", "--sync").startswith("colours, ")
     deps = read_yaml(copy / "dvc.yaml")["stages"]["colours"]["deps"]
     assert "nbs/stages/21_colours.ipynb" in deps and "retinalogos/data/read.py" in deps
     for stage in ("dataset", "colours"):

@@ -179,8 +179,9 @@ def test_stopping_it_stops_the_kernel(project, how):
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     assert process.returncode == (-how if how == signal.SIGKILL else 130), err
-    assert (how == signal.SIGKILL or (project / "tidied").exists() and err
-            == f"stage purify: stopped ({how.name})\n")
+    if how != signal.SIGKILL:  # a kernel that is asked while it starts may say more before
+        assert (project / "tidied").exists()
+        assert err.endswith(f"stage purify: stopped ({how.name})\n")
     psutil.wait_procs([kernel], timeout=20)
     assert not kernel.is_running(), "the work goes on without anybody"
     assert not (project / "data/run/purify.json").exists() and not (project / "ran").exists()
