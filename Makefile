@@ -2,7 +2,7 @@
 # make test    everything that must hold
 # make lab     JupyterLab on the same environment
 # make site    the documentation site, results included, in _site/
-# make readme  README.md from nbs/index.ipynb, the guide's table from the rows of the metrics
+# make readme  README.md from nbs/index.ipynb
 # make clean   remove what was made (the environment too); committed results and the journals of captions and scores stay
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -61,7 +61,6 @@ site: install
 
 readme: install
 	python docs/readme.py
-	python docs/guide.py
 
 clean:
 	rm -rf $(VENV) _docs _site build *.egg-info .pytest_cache

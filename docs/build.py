@@ -1,9 +1,7 @@
 """Build the documentation site: `python docs/build.py [OUT]` (default: _site/).
 
-Pages are the notebooks, and the guides (nbs/guides/*.md). Library notebooks and the index are shown
-with the outputs stored in them, stages as they were last executed
-(data/executed/), and results pages are run here, since they only read what the stages wrote. No
-network is needed.
+Pages are the notebooks, and the guides (nbs/guides/*.md). Library notebooks and the index are shown with the outputs stored in them, stages as they were last executed
+(data/executed/), and results pages are run here, since they only read what the stages wrote. No network is needed.
 """
 import shutil
 import sys
@@ -15,29 +13,22 @@ from nbformat.v4 import new_markdown_cell
 from retinalogos.config import UserError
 from retinalogos.stage import execute, explain
 
-# folder in nbs/: title, what it holds
-SECTIONS = {  # table
+SECTIONS = {  # folder in nbs/: title, what it holds
     "guides": ("Guides", "From a wish to the commands that fulfil it, and what appears where."),
     "results": ("Results", "What the finished run found. These pages only read the files that the stages wrote."),
     "stages": ("Pipeline", "The stages in the order in which they run, as they were last executed."),
-    "eye": ("The eye", "The vocabulary of an eye, and the program that draws one."),
-    "data": ("Data", "Images, adapters to real data sets, and the data set that all stages read."),
+    "data": ("Data", "Records, simulated eyes, adapters to real data sets, images, splits."),
     "captions": ("Captions", "Words from records, and the examination of those words."),
     "training": ("Training", "Encoders, flow matching, the trainer, purification, sampling."),
     "analysis": ("Analysis", "Everything that is measured on the images."),
-    "study": ("Studies with people", "Can readers tell generated photographs from real ones? Are the captions right?"),
-    "report": ("Report", "Summary, scorecard and cards of what was measured; the arithmetic of the paper."),
     "explore": ("Explore", "Forms to try things out, for JupyterLab (`make lab`). The pictures show them in use; here they do not move."),
 }
-FOUNDATION = ("foundation", "Foundation",
-              "Configuration, statistics, figures, the stage runner; the doors: "
-              "command line, forms, the check of the machine.")
+FOUNDATION = ("foundation", "Foundation", "Configuration, the stage runner, the command line, the check of the machine, cards.")
 
 
 def directives(source: str) -> list[str]:
     """The nbdev directives of a cell: `hide`, `export`, `echo: false` and so on."""
-    return [line.lstrip()[2:].strip() for line in source.splitlines()
-            if line.lstrip().startswith("#|")]
+    return [line.lstrip()[2:].strip() for line in source.splitlines() if line.lstrip().startswith("#|")]
 
 
 def page_cell(cell):
@@ -46,8 +37,7 @@ def page_cell(cell):
     if "hide" in found:
         return None
     if cell.cell_type == "code":
-        cell.source = "\n".join(line for line in cell.source.splitlines()
-                                if not line.lstrip().startswith("#|")).strip("\n")
+        cell.source = "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith("#|")).strip("\n")
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         if "echo: false" in found:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "remove-input"]
@@ -55,8 +45,7 @@ def page_cell(cell):
 
 
 def prepare(notebook):
-    """The notebook without directives, hidden and empty cells; of the two parameters cells only the
-    one that was used."""
+    """The notebook without directives, hidden and empty cells; of the two parameters cells only the one that was used."""
     tags = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
     if any("injected-parameters" in t for t in tags):
         notebook.cells = [cell for cell, t in zip(notebook.cells, tags) if "parameters" not in t]
@@ -67,8 +56,7 @@ def prepare(notebook):
 
 def title_of(notebook, fallback: str) -> str:
     """The first heading."""
-    lines = (line for cell in notebook.cells if cell.cell_type == "markdown"
-             for line in cell.source.splitlines())
+    lines = (line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
     return next((line[2:].strip() for line in lines if line.startswith("# ")), fallback)
 
 
@@ -92,9 +80,7 @@ def read_page(source: Path, root: Path, out: Path):
     if executed.exists():
         return nbformat.read(executed, as_version=4)
     notebook = nbformat.read(source, as_version=4)
-    notebook.cells.insert(1, new_markdown_cell(
-                              "*Not run on this machine: `make repro` runs it, then this page shows "
-                              "what it printed.*"))
+    notebook.cells.insert(1, new_markdown_cell("*Not run on this machine: `make repro` runs it, then this page shows what it printed.*"))
     return notebook
 
 
@@ -105,16 +91,13 @@ def toctree(entries, options=("hidden:",)) -> str:
 
 def write_section(pages: Path, name: str, title: str, said: str, entries: list[str]):
     """The page that opens a section and lists what is in it."""
-    (pages / f"{name}.md").write_text(f"# {title}\n\n{said}\n\n"
-                                      + toctree(entries, ("maxdepth: 1",)) + "\n",
-                                      encoding="utf-8")
+    (pages / f"{name}.md").write_text(f"# {title}\n\n{said}\n\n" + toctree(entries, ("maxdepth: 1",)) + "\n", encoding="utf-8")
 
 
 def write_notebooks(root: Path, pages: Path) -> list[str]:
     """Prepare every notebook and guide below nbs/; returns the sections that exist, in order."""
     nbs, work = root / "nbs", pages.with_name(pages.name + "_work")
-    files = [f for f in sorted([*nbs.rglob("*.ipynb"), *nbs.glob("guides/*.md")])
-             if not any(p.startswith((".", "_")) for p in f.relative_to(nbs).parts)]
+    files = [f for f in sorted([*nbs.rglob("*.ipynb"), *nbs.glob("guides/*.md")]) if not any(p.startswith((".", "_")) for p in f.relative_to(nbs).parts)]
     entries = {}
     for file in files:
         name = file.relative_to(nbs)
@@ -136,12 +119,10 @@ def write_notebooks(root: Path, pages: Path) -> list[str]:
 
 def write_api(root: Path, pages: Path):
     """One reference page for each module."""
-    modules = [".".join(f.relative_to(root).with_suffix("").parts)
-               for f in sorted((root / "retinalogos").rglob("[!_]*.py"))]
+    modules = [".".join(f.relative_to(root).with_suffix("").parts) for f in sorted((root / "retinalogos").rglob("[!_]*.py"))]
     (pages / "api").mkdir()
     for module in modules:
-        text = (f"# {module.removeprefix('retinalogos.')}\n\n```{{eval-rst}}\n.. "
-                f"automodule:: {module}\n```\n")
+        text = f"# {module.removeprefix('retinalogos.')}\n\n```{{eval-rst}}\n.. automodule:: {module}\n```\n"
         (pages / "api" / f"{module}.md").write_text(text, encoding="utf-8")
     write_section(pages, "api/index", "Reference", "Every module, function by function.", modules)
 
@@ -157,18 +138,15 @@ def write_index(root: Path, pages: Path, sections: list[str]):
 
 
 def build(root: Path, out: Path, pages: Path, *options: str) -> int:
-    """Prepare `pages` from the notebooks of `root` and render them into `out`; Sphinx's exit
-    status."""
+    """Prepare `pages` from the notebooks of `root` and render them into `out`; Sphinx's exit status."""
     from sphinx.cmd.build import main as sphinx
     shutil.rmtree(pages, ignore_errors=True)
     pages.mkdir(parents=True)
     write_index(root, pages, write_notebooks(root, pages))
     write_api(root, pages)
     shutil.rmtree(out, ignore_errors=True)
-    status = sphinx(["-q", "-E", "-c", str(root / "docs"), "-d", str(pages / ".doctrees"),
-                     *options, str(pages), str(out)])
-    # copies of the notebooks that myst-nb leaves beside the site
-    shutil.rmtree(out.parent / "jupyter_execute", ignore_errors=True)
+    status = sphinx(["-q", "-E", "-c", str(root / "docs"), "-d", str(pages / ".doctrees"), *options, str(pages), str(out)])
+    shutil.rmtree(out.parent / "jupyter_execute", ignore_errors=True)  # copies of the notebooks that myst-nb leaves beside the site
     return status
 
 
@@ -180,6 +158,5 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"site: {target / 'index.html'}" if status == 0 else "error: the site was not built",
-          file=sys.stderr if status else sys.stdout)
+    print(f"site: {target / 'index.html'}" if status == 0 else "error: the site was not built", file=sys.stderr if status else sys.stdout)
     sys.exit(status)

@@ -1,5 +1,4 @@
-"""Sphinx configuration of the site. The pages themselves are prepared by docs/build.py into _docs/.
-"""
+"""Sphinx configuration of the site. The pages themselves are prepared by docs/build.py into _docs/."""
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
@@ -55,8 +54,7 @@ def _shapes(app, what, name, obj, options, lines):
 
 
 def setup(app):
-    """Formulas as MathML, which browsers draw by themselves: the site works without a network. `[*,
-    D]` is a shape, no emphasis."""
+    """Formulas as MathML, which browsers draw by themselves: the site works without a network. `[*, D]` is a shape, no emphasis."""
     app.connect("autodoc-process-docstring", _shapes)
     app.add_html_math_renderer("mathml", inline_renderers=(lambda s, n: _mathml(s, n, False), None),
                                block_renderers=(lambda s, n: _mathml(s, n, True), None))

@@ -6,45 +6,40 @@
 __all__ = ['Fraction', 'Rate', 'SOURCES', 'SourceNames', 'NAME_GROUPS', 'COLUMN_NAMES', 'STAGES', 'SETTING_NAMES', 'UserError',
            'did_you_mean', 'project_root', 'temporary_beside', 'atomic_path', 'remove_leftovers', 'stage_folder',
            'write_json', 'write_table', 'Section', 'refuse', 'Base', 'known_sources', 'name_groups', 'DatasetSection',
-           'CaptionsSection', 'EncodersSection', 'TrainSettings', 'PretrainSection', 'FinetuneSection', 'PurifySection',
-           'SampleSection', 'GraderSection', 'FidelitySection', 'AdherenceSection', 'MemorisationSection',
+           'CaptionsSection', 'EncodersSection', 'FlowSection', 'PretrainSection', 'FinetuneSection', 'PurifySection',
+           'SampleSection', 'ReadersSection', 'FidelitySection', 'AdherenceSection', 'MemorisationSection',
            'DownstreamSection', 'ReaderStudySection', 'AblationSection', 'BiomarkersSection', 'FairnessSection',
-           'SummarySection', 'Params', 'read_yaml', 'missing_keys', 'check_params', 'load_params', 'stage_parameters',
-           'section_from', 'overlay', 'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings', 'settings',
-           'data_root', 'pick_device', 'valid_text', 'card_text']
+           'SummarySection', 'Params', 'read_yaml', 'check_params', 'load_params', 'stage_parameters', 'overlay',
+           'presets', 'load_preset', 'with_preset', 'apply_preset', 'Settings', 'settings', 'data_root', 'pick_device']
 
 # %% ../nbs/00_config.ipynb #329d0073
 import configparser
 import errno
-import html
 import json
 import math
 import os
 import re
 import shutil
-import unicodedata
 import uuid
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt,
-                      ValidationError, field_validator, model_validator)
+from pydantic import (AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError,
+                      field_validator, model_validator)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 # %% ../nbs/00_config.ipynb #e87c0bb8
 class UserError(ValueError):
-    """Something the user can put right: the message names the file or key, the reason and what to
-    do."""
+    "Something the user can put right: the message names the file or key, the reason and what to do."
 
 # %% ../nbs/00_config.ipynb #b842d52b
 def did_you_mean(word, choices) -> str:
-    """A hint such as `; did you mean 'lr'?`, or all the `choices` when none is close."""
+    "A hint such as `; did you mean 'lr'?`, or all the `choices` when none is close."
     near = get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.6)
-    return (f"; did you mean '{near[0]}'?" if near
-        else f"; known: {', '.join(map(str, choices)) or 'none'}")
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(map(str, choices)) or 'none'}"
 
 # %% ../nbs/00_config.ipynb #4ff3a4ac
 def project_root(start: str | Path | None = None) -> Path:
@@ -59,8 +54,7 @@ def project_root(start: str | Path | None = None) -> Path:
     for folder in (start, *start.parents):
         if (folder / "params.yaml").is_file():
             return folder
-    raise UserError(f"{start}: no params.yaml here or in any folder above it; run inside "
-                    "the RetinaLogos repository")
+    raise UserError(f"{start}: no params.yaml here or in any folder above it; run inside the RetinaLogos repository")
 
 # %% ../nbs/00_config.ipynb #bb87c3c5
 def _flush(path: Path):
@@ -70,13 +64,12 @@ def _flush(path: Path):
         try:
             os.fsync(number)
         except OSError as error:
-            # where folders cannot be flushed
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # where folders cannot be flushed
                 raise
         finally:
             os.close(number)
 
-# %% ../nbs/00_config.ipynb #61175ebc
+
 def _flush_name(folder: Path):
     """Wait until the names in `folder` itself are on the disk."""
     if hasattr(os, "O_DIRECTORY"):
@@ -88,10 +81,9 @@ def _flush_name(folder: Path):
         finally:
             os.close(number)
 
-# %% ../nbs/00_config.ipynb #f70dbb28
+
 def _lock(path: Path, sure: bool = False) -> int | None:
-    """The number of the open file or folder at `path`, locked for this process; None where another
-    holds it.
+    """The number of the open file or folder at `path`, locked for this process; None where another holds it.
 
     Where there are no locks it is open without one; with `sure` that is None too.
     """
@@ -109,8 +101,7 @@ def _lock(path: Path, sure: bool = False) -> int | None:
 # %% ../nbs/00_config.ipynb #8d15c0f2
 @contextmanager
 def temporary_beside(path: Path, folder: bool):
-    """Yield an empty, locked file or folder beside `path`, of a name that no process has; removed
-    if it is still there."""
+    """Yield an empty, locked file or folder beside `path`, of a name that no process has; removed if it is still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".part-{uuid.uuid4().hex[:12]}-{path.name}")
     temporary.mkdir() if folder else temporary.touch()
@@ -125,11 +116,10 @@ def temporary_beside(path: Path, folder: bool):
         else:
             temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00_config.ipynb #5fbece5c
+
 @contextmanager
 def atomic_path(path: str | Path):
-    """Yield a temporary path beside `path` (same suffix), flushed and moved into place when the
-    block ends well.
+    """Yield a temporary path beside `path` (same suffix), flushed and moved into place when the block ends well.
 
     When the block raises, the temporary file is removed and an earlier `path` stays as it was.
     """
@@ -142,8 +132,7 @@ def atomic_path(path: str | Path):
 
 # %% ../nbs/00_config.ipynb #b39f72d5
 def remove_leftovers(folder: str | Path, pattern: str = "*") -> int:
-    """Remove the temporary files and folders in `folder` that no living process holds; returns how
-    many."""
+    """Remove the temporary files and folders in `folder` that no living process holds; returns how many."""
     removed = 0
     for kind in (".part-", ".old-"):
         for left in sorted(Path(folder).glob(kind + pattern)):
@@ -165,8 +154,7 @@ def remove_leftovers(folder: str | Path, pattern: str = "*") -> int:
 # %% ../nbs/00_config.ipynb #31218455
 @contextmanager
 def stage_folder(path: str | Path):
-    """Yield an empty temporary folder beside `path`, which takes the place of `path` when the block
-    ends well.
+    """Yield an empty temporary folder beside `path`, which takes the place of `path` when the block ends well.
 
     When the block raises, the temporary folder is removed and an earlier `path` stays as it was.
     A link in the place of `path` is followed: the folder that it leads to is replaced.
@@ -191,8 +179,7 @@ def stage_folder(path: str | Path):
 
 # %% ../nbs/00_config.ipynb #568907c2
 def _plain(value):
-    """`value` in JSON's own types: numpy numbers and arrays, paths and tuples turned, NaN and
-    infinity to None."""
+    "`value` in JSON's own types: numpy numbers and arrays, paths and tuples turned, NaN and infinity to None."
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -205,8 +192,7 @@ def _plain(value):
 
 # %% ../nbs/00_config.ipynb #f390386b
 def write_json(path: str | Path, obj) -> Path:
-    """Write `obj` to `path` atomically: UTF-8, two spaces, keys in the order given. Returns the
-    path."""
+    "Write `obj` to `path` atomically: UTF-8, two spaces, keys in the order given. Returns the path."
     with atomic_path(path) as temporary:
         text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -240,17 +226,14 @@ class Section(BaseModel):
     @classmethod
     def a_number_is_a_number(cls, value, info):
         """`true` is not 1, and nothing counts to two thousand million."""
-        if isinstance(value, bool) and "bool" not in str(
-            cls.model_fields[info.field_name].annotation):
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[info.field_name].annotation):
             raise ValueError("true and false are no numbers or words here")
         if isinstance(value, int) and abs(value) >= 2 ** 31:
             raise ValueError("the number is too large")
-        if (isinstance(value, str) and info.field_name in cls.model_fields
-            and not value.strip() and not info.field_name.startswith("caption_")):
+        if isinstance(value, str) and info.field_name in cls.model_fields and not value.strip() and not info.field_name.startswith("caption_"):
             raise ValueError("it is blank; write null, or a word")
         return value
 
-# %% ../nbs/00_config.ipynb #dbd8f730
 Fraction = Field(ge=0, le=1)
 Rate = Annotated[float, Field(gt=0, le=1)]  # of learning
 
@@ -263,29 +246,25 @@ def refuse(faults: dict[str, bool]):
 
 # %% ../nbs/00_config.ipynb #cf079cf3
 class Base(Section):
-    """What every stage is given."""
+    "What every stage is given."
     seed: int = Field(ge=0, description="the one seed from which every other is derived")
     low_resolution: PositiveInt = Field(description="pixels a side in step 1, pretraining")
-    high_resolution: PositiveInt = Field(
-        description="pixels a side in step 3, fine-tuning, and of every result")
+    high_resolution: PositiveInt = Field(description="pixels a side in step 3, fine-tuning, and of every result")
 
     @model_validator(mode="after")
     def sizes_fit(self):
         """Both are cut into latents of 8 pixels a side."""
-        refuse({f"low_resolution {self.low_resolution} and high_resolution "
-                f"{self.high_resolution}: multiples of 8, 16 at least":
-                any(size % 8 or size < 16 for size in (self.low_resolution,
-                    self.high_resolution)),
-                f"low_resolution {self.low_resolution} is above high_resolution "
-                f"{self.high_resolution}": self.low_resolution > self.high_resolution})
+        refuse({f"low_resolution {self.low_resolution} and high_resolution {self.high_resolution}: multiples of 8, 16 at least":
+                any(size % 8 or size < 16 for size in (self.low_resolution, self.high_resolution)),
+                f"low_resolution {self.low_resolution} is above high_resolution {self.high_resolution}": self.low_resolution > self.high_resolution})
         return self
 
 # %% ../nbs/00_config.ipynb #8f365126
-SOURCES = ("simulated", "folder", "eyepacs", "aptos2019", "airogs", "idrid", "refuge2", "odir",
-           "messidor2", "ddr", "rfmid", "deepdrid", "papila", "g1020", "origa", "brset")
+SOURCES = ("simulated", "folder", "eyepacs", "aptos2019", "airogs", "idrid", "refuge2", "odir", "messidor2", "ddr", "rfmid", "deepdrid", "papila",
+           "g1020", "origa", "brset")
 
 def known_sources(text: str) -> str:
-    """`text` if it names `SOURCES`, real ones joined by +; ValueError otherwise."""
+    "`text` if it names `SOURCES`, real ones joined by +; ValueError otherwise."
     names = text.split("+")
     for name in names:
         if name not in SOURCES:
@@ -301,57 +280,36 @@ NAME_GROUPS = ("patient", "eye", "dr_grade", "glaucoma", "quality", "age", "sex"
 COLUMN_NAMES = ("image", *NAME_GROUPS, "labels", "report")
 """What a table of one's own photographs may tell, and a file name (`NAME_GROUPS`)."""
 
-# %% ../nbs/00_config.ipynb #9f4abf6d
+
 def name_groups(pattern: str) -> re.Pattern:
-    """The compiled `pattern` for file names; `UserError` when it is none, or its named groups are
-    not of `NAME_GROUPS`."""
+    """The compiled `pattern` for file names; `UserError` when it is none, or its named groups are not of `NAME_GROUPS`."""
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError) as error:
-        raise UserError(
-            f"dataset.name_pattern {pattern!r} is not a regular expression: {error}") from None
+        raise UserError(f"dataset.name_pattern {pattern!r} is not a regular expression: {error}") from None
     groups = list(compiled.groupindex)
     unknown = [name for name in groups if name not in NAME_GROUPS]
     if unknown:
-        raise UserError(f"dataset.name_pattern {pattern!r} has a group '{unknown[0]}' that is "
-                        f"not known; known groups are {', '.join(NAME_GROUPS)}")
+        raise UserError(f"dataset.name_pattern {pattern!r} has a group '{unknown[0]}' that is not known; known groups are {', '.join(NAME_GROUPS)}")
     if not groups:
-        raise UserError(f"dataset.name_pattern {pattern!r} has no named group, such as "
-                        f"(?P<patient>...); known groups are {', '.join(NAME_GROUPS)}")
+        raise UserError(f"dataset.name_pattern {pattern!r} has no named group, such as (?P<patient>...); known groups are {', '.join(NAME_GROUPS)}")
     return compiled
 
-# %% ../nbs/00_config.ipynb #18705036
+
 class DatasetSection(Section):
-    source: SourceNames = Field(
-        description="simulated eyes, or real photographs of this source, or of several "
-        "joined by +")
-    n_patients: PositiveInt = Field(
-        description="patients to simulate, two eyes each (simulated only)")
-    render_size: PositiveInt = Field(
-        description="pixels a side of the render from which both resolutions are cut "
-        "(simulated only)")
-    cameras: Literal["one", "many"] = Field(
-        description="one plain camera for all simulated photographs, or another for each "
-        "patient (simulated only)")
-    val_fraction: float = Field(ge=0, lt=1,
-        description="patients held out from the generator, on which the grader is trained")
+    source: SourceNames = Field(description="simulated eyes, or real photographs of this source, or of several joined by +")
+    n_patients: PositiveInt = Field(description="patients to simulate, two eyes each (simulated only)")
+    render_size: PositiveInt = Field(description="pixels a side of the render from which both resolutions are cut (simulated only)")
+    cameras: Literal["one", "many"] = Field(description="one plain camera for all simulated photographs, or another for each patient (simulated only)")
+    val_fraction: float = Field(ge=0, lt=1, description="patients held out from the generator, on which the readers are trained")
     test_fraction: float = Field(ge=0, lt=1, description="patients on which everything is measured")
     max_images: PositiveInt | None = Field(description="stop after so many images; null takes all")
-    min_quality: float = Field(0.0, ge=0, le=1,
-        description="least quality score of a photograph; those below are rejected (real "
-        "photographs only)")
-    name: str | None = Field(
-        description="how results call the folder's data set; null takes the folder's name "
-        "(folder only)")
+    min_quality: float = Field(0.0, ge=0, le=1, description="least quality score of a photograph; those below are rejected (real photographs only)")
+    name: str | None = Field(description="how results call the folder's data set; null takes the folder's name (folder only)")
     table: str = Field(description="CSV inside the data folder, one row a photograph (folder only)")
-    images: str = Field(
-        description="folder of the photographs inside the data folder (folder only)")
-    columns: dict[str, str] = Field(
-        description="what -> column of the table, see data.sources.FolderColumns (folder "
-        "only)")
-    name_pattern: str | None = Field(
-        description="regular expression with groups patient, eye on file names (folder "
-        "only)")
+    images: str = Field(description="folder of the photographs inside the data folder (folder only)")
+    columns: dict[str, str] = Field(description="what -> column of the table, see data.sources.FolderColumns (folder only)")
+    name_pattern: str | None = Field(description="regular expression with groups patient, eye on file names (folder only)")
 
     @model_validator(mode="after")
     def some_are_left(self):
@@ -359,85 +317,48 @@ class DatasetSection(Section):
         if self.name_pattern:
             name_groups(self.name_pattern)
         unknown = [name for name in self.columns if name not in COLUMN_NAMES]
-        refuse(
-            {"columns: nothing reads "
-             f"'{''.join(unknown[:1])}'{did_you_mean(''.join(unknown[:1]), COLUMN_NAMES)}":
-             bool(unknown)})
-        refuse({f"val_fraction {self.val_fraction} and test_fraction "
-                f"{self.test_fraction} leave nothing to train on": self.val_fraction
-                + self.test_fraction >= 1})
+        refuse({f"columns: nothing reads '{''.join(unknown[:1])}'{did_you_mean(''.join(unknown[:1]), COLUMN_NAMES)}": bool(unknown)})
+        refuse({f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on": self.val_fraction + self.test_fraction >= 1})
         return self
 
 # %% ../nbs/00_config.ipynb #e63a6274
 class CaptionsSection(Section):
-    """A caption for each photograph."""
-    backend: Literal["template", "transformers", "openai"] = Field(
-        description="sentences from the record, a model in this process, or a server")
-    style: Literal["short", "long"] = Field(
-        description="short: 25 to 45 words; long: 85 to 190, where exact findings are "
-        "known or a model writes (then raise encoders.max_tokens)")
-    error_fraction: float = Field(ge=0, le=1,
-        description="captions given a planted error, so that purification can be judged "
-        "(template only)")
-    model: str | None = Field(
-        description="hub name or folder, or the server's name for it; null: the only one "
-        "that the server has (not template)")
-    revision: str | None = Field(
-        description="commit of the hub model; null takes the newest that is there (not "
-        "template)")
-    prompt: Literal["v1"] = Field(
-        description="version of the question, see captions.prompts (not template)")
-    max_words: int | None = (
-        Field(ge=9,
-              description="longest caption; null takes the style's own limit (not template)"))
-    temperature: float = Field(ge=0, le=2,
-                               description="0 takes the likeliest word each time (not template)")
-    max_tokens: PositiveInt | None = Field(None,
-        description="room for an answer, thoughts included; null: what the longest caption "
-        "needs (not template)")
-    extra: dict = Field({},
-                        description="further fields of each request, such as chat_template_kwargs: "
-                        "{enable_thinking: false} (openai only)")
-    facts_model: str | None = Field(
-        description="language model that reads what each caption states: hub name, folder, "
-        "or openai:NAME for the server; null: the rules alone")
+    backend: Literal["template", "transformers", "openai"] = Field(description="sentences from the record, a model in this process, or a server")
+    style: Literal["short", "long"] = Field(description="short: 25 to 45 words; long: 85 to 190, where exact findings are known or a model writes (then raise encoders.max_tokens)")
+    error_fraction: float = Field(ge=0, le=1, description="captions given a planted error, so that purification can be judged (template only)")
+    model: str | None = Field(description="hub name or folder, or the server's name for it; null: the only one that the server has (not template)")
+    revision: str | None = Field(description="commit of the hub model; null takes the newest that is there (not template)")
+    prompt: str = Field(description="version of the question, see captions.prompts (not template)")
+    max_words: int | None = Field(ge=9, description="longest caption; null takes the style's own limit (not template)")
+    temperature: float = Field(ge=0, le=2, description="0 takes the likeliest word each time (not template)")
+    max_tokens: PositiveInt | None = Field(None, description="room for an answer, thoughts included; null: what the longest caption needs (not template)")
+    extra: dict = Field({}, description="further fields of each request, such as chat_template_kwargs: {enable_thinking: false} (openai only)")
+    facts_model: str | None = Field(description="language model that reads what each caption states: hub name, folder, or openai:NAME for the server; null: the rules alone")
 
     @model_validator(mode="after")
     def fields_are_free(self):
-        """What this program sets, or cannot read, is no further field; and a model in this process
-        has a name."""
-        refuse({f"extra: '{name}' is not for you to set": name in self.extra
-                for name in ("model", "messages", "stream", "n")}
-               | {"backend transformers needs a model: a hub name or a folder":
-                  self.backend == "transformers" and self.model is None})
+        """What this program sets, or cannot read, is no further field."""
+        refuse({f"extra: '{name}' is not for you to set": name in self.extra for name in ("model", "messages", "stream", "n")})
         return self
 
 # %% ../nbs/00_config.ipynb #1be71d63
 class EncodersSection(Section):
-    """VAE, tokenizer, text encoder and CLIP: named pretrained weights, or trained small from
-    nothing."""
-    pretrained_vae: str | None = Field(
-        description="hub name or folder of an AutoencoderKL or AutoencoderDC; null fits a "
-        "small one")
-    latent_channels: PositiveInt = Field(
-        description="channels of the latent image of the small autoencoder")
+    "VAE, tokenizer, text encoder and CLIP: named pretrained weights, or trained small from nothing."
+    pretrained_vae: str | None = Field(description="hub name or folder of an AutoencoderKL or AutoencoderDC; null fits a small one")
+    latent_channels: PositiveInt = Field(description="channels of the latent image of the small autoencoder")
     vae_steps: PositiveInt
     vae_batch_size: PositiveInt
     vae_lr: Rate
-    pretrained_text_encoder: str | None = Field(
-        description="hub name or folder of a text encoder; null trains a small one")
+    pretrained_text_encoder: str | None = Field(description="hub name or folder of a text encoder; null trains a small one")
     vocab_size: PositiveInt = Field(description="tokens in the vocabulary learnt from the captions")
-    max_tokens: PositiveInt = Field(
-        description="longest caption, in tokens, from which the text encoder and CLIP "
-        "trained here learn; the generator reads 256 whatever encoder it has")
+    max_tokens: PositiveInt = Field(description="longest caption, in tokens, from which the text encoder and CLIP trained here learn; the generator reads 256 whatever encoder it has")
     text_dim: PositiveInt
     text_layers: PositiveInt
     text_heads: PositiveInt
     text_steps: PositiveInt
     text_batch_size: PositiveInt
     text_lr: Rate
-    pretrained_clip: str | None = Field(
-        description="hub name or folder of a CLIP; null trains a small one")
+    pretrained_clip: str | None = Field(description="hub name or folder of a CLIP; null trains a small one")
     clip_dim: PositiveInt
     clip_layers: PositiveInt
     clip_steps: PositiveInt
@@ -447,61 +368,38 @@ class EncodersSection(Section):
     @model_validator(mode="after")
     def widths_fit(self):
         """Heads share the width of the text encoder; CLIP's have 32 numbers each."""
-        refuse({f"text_dim {self.text_dim} is not a multiple of twice text_heads "
-                f"{self.text_heads}": self.text_dim % (2 * self.text_heads) > 0,
+        refuse({f"text_dim {self.text_dim} is not a multiple of twice text_heads {self.text_heads}": self.text_dim % (2 * self.text_heads) > 0,
                 f"clip_dim {self.clip_dim} is not a multiple of 32": self.clip_dim % 32 > 0,
-                f"latent_channels {self.latent_channels}: a patch of 8 x 8 pixels has "
-                "192 numbers": self.latent_channels > 192,
-                f"vocab_size {self.vocab_size}: 16 at least": self.vocab_size < 16,
-                f"max_tokens {self.max_tokens}: 4 at least": self.max_tokens < 4})
+                f"latent_channels {self.latent_channels}: a patch of 8 x 8 pixels has 192 numbers": self.latent_channels > 192,
+                f"vocab_size {self.vocab_size}: 16 at least": self.vocab_size < 16, f"max_tokens {self.max_tokens}: 4 at least": self.max_tokens < 4})
         return self
 
 # %% ../nbs/00_config.ipynb #63b11b5a
-class TrainSettings(Section):
-    """Training of the flow transformer: what steps 1 and 3 share, and what `trainer.train_flow`
-    takes. A key that is new here needs its value in `params.yaml`, and nothing else."""
+class FlowSection(Section):
+    "Training of the flow transformer: what steps 1 and 3 share."
     steps: PositiveInt
     batch_size: PositiveInt
     lr: float = Field(gt=0, le=1, description="highest learning rate, after warm-up")
-    warmup_steps: int = Field(50, ge=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1,
-                             description="decay of the averaged weights, which are the ones kept")
-    caption_dropout: float = Field(0.1, ge=0, le=1,
-        description="captions emptied, so that guidance has an unconditional model")
-    weight_decay: float = Field(0.0, ge=0, le=10)
-    clip_norm: PositiveFloat = Field(1.0, description="largest gradient norm")
-    checkpoint_every: PositiveInt = Field(500, description="steps between resumable states")
-    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
-    mixed_precision: Literal["no", "bf16"] = "no"
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="adamw: the paper's; muon: fewer steps for small transformers on one "
-        "device")
-    time_shift: float = Field(1.0, gt=0, le=1000,
-        description="above 1: training and sampling spend more time near noise, see "
-        "training.flow.resolution_shift")
-    micro_batch_size: PositiveInt | None = Field(
-        None, description="samples that a device holds at once, gradients added up over "
-        "batch_size; null: all of its share")
-    gradient_checkpointing: bool = Field(
-        False, description="compute the inside of each block twice instead of keeping it: less "
-        "memory, a third more work")
-    patience: PositiveInt | None = Field(
-        None, description="end after so many checkpoints without a lower held-out loss and keep "
-        "the best; null: all steps, keep the last")
-    mirror: bool = Field(
-        False, description="add the mirror image of each photograph, eye and sides exchanged in "
-        "its caption")
-    preview_prompts: int = (
-        Field(0, ge=0,
-              description="prompts drawn and scored by CLIP at each checkpoint, pictures in "
-              "data/run; 0: none"))
+    warmup_steps: int = Field(ge=0)
+    ema_decay: float = Field(ge=0, lt=1, description="decay of the averaged weights, which are the ones kept")
+    caption_dropout: float = Field(ge=0, le=1, description="captions emptied, so that guidance has an unconditional model")
+    weight_decay: float = Field(ge=0, le=10)
+    clip_norm: PositiveFloat = Field(description="largest gradient norm")
+    checkpoint_every: PositiveInt = Field(description="steps between resumable states")
+    timestep_sampling: Literal["uniform", "logit_normal"]
+    mixed_precision: Literal["no", "bf16"]
+    optimizer: Literal["adamw", "muon"] = Field(description="adamw: the paper's; muon: fewer steps for small transformers on one device")
+    time_shift: float = Field(gt=0, le=1000, description="above 1: training and sampling spend more time near noise, see training.flow.resolution_shift")
+    micro_batch_size: PositiveInt | None = Field(description="samples that a device holds at once, gradients added up over batch_size; null: all of its share")
+    gradient_checkpointing: bool = Field(description="compute the inside of each block twice instead of keeping it: less memory, a third more work")
+    patience: PositiveInt | None = Field(description="end after so many checkpoints without a lower held-out loss and keep the best; null: all steps, keep the last")
+    mirror: bool = Field(description="add the mirror image of each photograph, eye and sides exchanged in its caption")
+    preview_prompts: int = Field(ge=0, description="prompts drawn and scored by CLIP at each checkpoint, pictures in data/run; 0: none")
 
 # %% ../nbs/00_config.ipynb #fa6ef9ab
-class PretrainSection(TrainSettings):
-    """Step 1, low resolution, and the shape of the transformer that both steps train."""
-    architecture: Literal["lumina_next", "lumina2"] = Field(
-        description="diffusers' LuminaNextDiT2DModel, the paper's, or "
-        "Lumina2Transformer2DModel")
+class PretrainSection(FlowSection):
+    "Step 1, low resolution, and the shape of the transformer that both steps train."
+    architecture: Literal["lumina_next", "lumina2"] = Field(description="diffusers' LuminaNextDiT2DModel, the paper's, or Lumina2Transformer2DModel")
     hidden_size: PositiveInt
     num_layers: PositiveInt
     num_heads: PositiveInt
@@ -510,69 +408,52 @@ class PretrainSection(TrainSettings):
 
     @model_validator(mode="after")
     def heads_fit(self):
-        """Heads share the width, and each turns pairs of numbers for both directions of the
-        picture."""
-        refuse({f"hidden_size {self.hidden_size} is not a multiple of 4 x num_heads "
-                f"{self.num_heads}": self.hidden_size % (4 * self.num_heads) > 0,
-                f"num_heads {self.num_heads} is not a multiple of num_kv_heads "
-                f"{self.num_kv_heads}": self.num_heads % self.num_kv_heads > 0})
+        """Heads share the width, and each turns pairs of numbers for both directions of the picture."""
+        refuse({f"hidden_size {self.hidden_size} is not a multiple of 4 x num_heads {self.num_heads}": self.hidden_size % (4 * self.num_heads) > 0,
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}": self.num_heads % self.num_kv_heads > 0})
         return self
 
 # %% ../nbs/00_config.ipynb #d8054f5c
-class FinetuneSection(TrainSettings):
-    """Step 3, high resolution, on the purified pairs, from the weights of step 1."""
-    adapter: Literal["lora", "dora"] | None = Field(
-        None, description="train low-rank adapters only, added into the weights at the end; "
-        "null: train all weights")
-    adapter_rank: PositiveInt = 16
+class FinetuneSection(FlowSection):
+    "Step 3, high resolution, on the purified pairs, from the weights of step 1."
+    adapter: Literal["lora", "dora"] | None = Field(description="train low-rank adapters only, added into the weights at the end; null: train all weights")
+    adapter_rank: PositiveInt
 
 # %% ../nbs/00_config.ipynb #8848175d
 class PurifySection(Section):
-    """Step 2: which pairs are kept."""
+    "Step 2: which pairs are kept."
     use_rule: bool = Field(description="drop captions that the rule-based examination finds false")
     use_clip: bool = Field(description="drop the pairs that CLIP likes least")
     rule_threshold: float = Field(ge=0, le=1, description="lowest rule score kept")
-    clip_quantile: float = Field(ge=0, lt=1,
-        description="share of the pairs of each stratum (diseases and grades) dropped for "
-        "a low CLIP score, rounded down")
-    llm: str | None = Field(
-        description="language model that compares caption and record: hub name, folder, or "
-        "openai:NAME for the server of [captions]; null asks none")
+    clip_quantile: float = Field(ge=0, lt=1, description="share of the pairs of each stratum (diseases and grades) dropped for a low CLIP score, rounded down")
+    llm: str | None = Field(description="language model that compares caption and record: hub name, folder, or openai:NAME for the server of [captions]; null asks none")
     llm_threshold: float = Field(ge=0, le=1, description="lowest score of the language model kept")
 
 # %% ../nbs/00_config.ipynb #f757998a
 class SampleSection(Section):
-    """Images drawn from the finished generator."""
+    "Images drawn from the finished generator."
     n_images: PositiveInt = Field(description="test captions turned into images")
-    n_balanced: PositiveInt = Field(
-        description="images that go through grades, eyes and glaucoma evenly, to train "
-        "classifiers on")
+    n_balanced: PositiveInt = Field(description="images that go through grades, eyes and glaucoma evenly, to train classifiers on")
     n_per_disease: PositiveInt = Field(description="images of each disease")
-    n_counterfactual: PositiveInt = Field(
-        description="pairs of images for each change of one word in a prompt")
+    n_counterfactual: PositiveInt = Field(description="pairs of images for each change of one word in a prompt")
     guidance_scale: float = Field(ge=1, le=100, description="classifier-free guidance; 1 is none")
-    guidance_interval: list[float] = Field(min_length=2, max_length=2,
-        description="times, 0 noise and 1 image, between which guidance acts")
+    guidance_interval: list[float] = Field(min_length=2, max_length=2, description="times, 0 noise and 1 image, between which guidance acts")
     num_inference_steps: PositiveInt
-    solver: Literal["euler", "midpoint", "heun",
-                    "adams_bashforth"] = Field(
-                        description="midpoint and heun ask the network twice a step")
+    solver: Literal["euler", "midpoint", "heun", "adams_bashforth"] = Field(description="midpoint and heun ask the network twice a step")
     batch_size: PositiveInt
-    mixed_precision: Literal["no", "bf16"] = Field(
-        description="bf16: weights of that type on a GPU; a CPU draws in float32")
+    mixed_precision: Literal["no", "bf16"] = Field(description="bf16: weights of that type on a GPU; a CPU draws in float32")
     strip_seeds: PositiveInt = Field(description="seeds, one row each, in the DR 0 to 4 strips")
 
     @model_validator(mode="after")
     def interval_is_one(self):
         """Guidance acts from an earlier to a later time."""
         first, last = self.guidance_interval
-        refuse({f"guidance_interval [{first}, {last}]: two times in order, within 0 "
-                "and 1": not 0 <= first < last <= 1})
+        refuse({f"guidance_interval [{first}, {last}]: two times in order, within 0 and 1": not 0 <= first < last <= 1})
         return self
 
 # %% ../nbs/00_config.ipynb #a667aab0
-class GraderSection(Section):
-    """Classifiers trained on held-out photographs, which read the generated ones."""
+class ReadersSection(Section):
+    "Classifiers trained on held-out photographs, which read the generated ones."
     steps: PositiveInt
     batch_size: PositiveInt
     lr: Rate
@@ -581,9 +462,7 @@ class GraderSection(Section):
 # %% ../nbs/00_config.ipynb #e76d4062
 class FidelitySection(Section):
     bootstrap: int = Field(ge=2, description="resamples behind each interval")
-    extractors: list[str] = Field(min_length=1,
-        description="networks in whose features FD and KID are given: reader, clip, "
-        "inception, or a folder or hub name (analysis.features)")
+    extractors: list[str] = Field(min_length=1, description="networks in whose features FD and KID are given: reader, clip, inception, or a folder or hub name (analysis.features)")
 
 # %% ../nbs/00_config.ipynb #6a076518
 class AdherenceSection(Section):
@@ -592,51 +471,38 @@ class AdherenceSection(Section):
 # %% ../nbs/00_config.ipynb #7394fe36
 class MemorisationSection(Section):
     bootstrap: int = Field(ge=2, description="resamples behind each interval")
-    n_members: PositiveInt = Field(
-        description="pairs trained on, and as many others, about which the membership "
-        "attack is asked")
+    n_members: PositiveInt = Field(description="pairs trained on, and as many others, about which the membership attack is asked")
 
 # %% ../nbs/00_config.ipynb #e8022428
 class DownstreamSection(Section):
-    """Classifiers trained on few real photographs, with and without synthetic ones."""
+    "Classifiers trained on few real photographs, with and without synthetic ones."
     n_real: PositiveInt = Field(description="real training photographs")
-    n_synthetic: PositiveInt = Field(
-        description="synthetic photographs added, at most sample.n_balanced")
-    doses: list[PositiveInt] = Field(
-        description="smaller numbers of synthetic photographs, for the dose curve of the "
-        "ResNet")
-    seeds: PositiveInt = Field(
-        description="repetitions, each with its own draw and initial weights")
+    n_synthetic: PositiveInt = Field(description="synthetic photographs added, at most sample.n_balanced")
+    doses: list[PositiveInt] = Field(description="smaller numbers of synthetic photographs, for the dose curve of the ResNet")
+    seeds: PositiveInt = Field(description="repetitions, each with its own draw and initial weights")
     steps: PositiveInt
-    batch_size: PositiveInt = Field(
-        description="photographs of a step; with synthetic ones half of them are real")
+    batch_size: PositiveInt = Field(description="photographs of a step; with synthetic ones half of them are real")
     lr: Rate
-    resnet: str | None = Field(
-        description="hub name or folder of a pretrained ResNet classifier, such as "
-        "ResNet-50; null: a small untrained one")
+    resnet: str | None = Field(description="hub name or folder of a pretrained ResNet classifier, such as ResNet-50; null: a small untrained one")
     vit: str | None = Field(description="the same for the ViT, such as ViT-B/16")
-    external: str | None = Field(
-        description="folder of a further data set, written by the dataset stage, to test "
-        "on; null: simulated eyes under other cameras (only where the data are simulated)")
+    external: str | None = Field(description="folder of a further data set, written by the dataset stage, to test on; null: simulated eyes under other cameras (only where the data are simulated)")
 
     @model_validator(mode="after")
     def doses_are_smaller(self):
         """The curve has its largest dose already."""
-        refuse({f"doses {self.doses}: smaller numbers than n_synthetic "
-                f"{self.n_synthetic}": max(self.doses, default=0) >= self.n_synthetic})
+        refuse({f"doses {self.doses}: smaller numbers than n_synthetic {self.n_synthetic}": max(self.doses, default=0) >= self.n_synthetic})
         return self
 
 # %% ../nbs/00_config.ipynb #7f834e43
 class ReaderStudySection(Section):
-    """A blinded pack of real and synthetic photographs, and (simulated) readers."""
+    "A blinded pack of real and synthetic photographs, and (simulated) readers."
     n_images: int = Field(ge=4, description="photographs in the pack, half real and half synthetic")
     n_readers: PositiveInt
 
 # %% ../nbs/00_config.ipynb #4e97cf16
 class AblationSection(Section):
-    """The paper's ablation rows, each a short training run."""
-    steps: PositiveInt = Field(
-        description="training steps of each row, on from step 1, for each seed")
+    "The paper's ablation rows, each a short training run."
+    steps: PositiveInt = Field(description="training steps of each row, on from step 1, for each seed")
     batch_size: PositiveInt
     lr: Rate
     optimizer: Literal["adamw", "muon"]
@@ -648,34 +514,26 @@ class AblationSection(Section):
 
 # %% ../nbs/00_config.ipynb #b10markers
 class BiomarkersSection(Section):
-    """Disc, cup, vessels and lesions of generated photographs, measured by a small segmentation
-    network."""
-    n_patients: PositiveInt = Field(
-        description="patients to simulate beside the data set, on whose two eyes the "
-        "network is trained")
+    "Disc, cup, vessels and lesions of generated photographs, measured by a small segmentation network."
+    n_patients: PositiveInt = Field(description="patients to simulate beside the data set, on whose two eyes the network is trained")
     steps: PositiveInt = Field(description="training steps of the network, 8 photographs each")
-    n_images: PositiveInt = Field(
-        description="prompts whose photographs, real and generated, are measured")
+    n_images: PositiveInt = Field(description="prompts whose photographs, real and generated, are measured")
     bootstrap: int = Field(ge=2, description="resamples behind each interval")
 
 # %% ../nbs/00_config.ipynb #421f2cf4
 class FairnessSection(Section):
-    """Fidelity, adherence and use again, group by group."""
-    bootstrap: int = Field(ge=2,
-        description="resamples behind each interval; ten times as many shuffles behind "
-        "each p value, at most")
-    smallest_group: PositiveInt = Field(
-        description="photographs that a group must have to be measured")
-    steps: PositiveInt = Field(
-        description="training steps of the classifier that sees generated photographs only")
+    "Fidelity, adherence and use again, group by group."
+    bootstrap: int = Field(ge=2, description="resamples behind each interval; ten times as many shuffles behind each p value, at most")
+    smallest_group: PositiveInt = Field(description="photographs that a group must have to be measured")
+    steps: PositiveInt = Field(description="training steps of the classifier that sees generated photographs only")
 
 # %% ../nbs/00_config.ipynb #65ee0cdf
 class SummarySection(Section):
-    """The last stage only gathers and judges by stated rules: it has nothing to choose."""
+    "The last stage only gathers and judges by stated rules: it has nothing to choose."
 
 # %% ../nbs/00_config.ipynb #25ee523e
 class Params(Section):
-    """All of `params.yaml`."""
+    "All of `params.yaml`."
     base: Base
     dataset: DatasetSection
     captions: CaptionsSection
@@ -684,48 +542,40 @@ class Params(Section):
     purify: PurifySection
     finetune: FinetuneSection
     sample: SampleSection
-    grader: GraderSection
+    readers: ReadersSection
     fidelity: FidelitySection
     adherence: AdherenceSection
     memorisation: MemorisationSection
     downstream: DownstreamSection
+    reader_study: ReaderStudySection
     ablation: AblationSection
     biomarkers: BiomarkersSection
     fairness: FairnessSection
-    reader_study: ReaderStudySection
     summary: SummarySection
 
     @model_validator(mode="after")
     def sections_fit(self):
         """Rules between keys of different sections, where a stage would fail."""
-        patch, sizes = self.pretrain.patch_size, (self.base.low_resolution,
-                                                  self.base.high_resolution)
+        patch, sizes = self.pretrain.patch_size, (self.base.low_resolution, self.base.high_resolution)
         render, drawn = self.dataset.render_size, self.dataset.source == "simulated"
         largest = self.downstream.n_synthetic
-        refuse({f"pretrain.patch_size {patch} does not divide latents of "
-                f"{sizes[0] // 8} and {sizes[1] // 8} a side":
-                any(size // 8 % patch for size in sizes),
-                f"dataset.render_size {render} is smaller than base.high_resolution "
-                f"{sizes[1]}": drawn and render < sizes[1],
-                f"downstream.n_synthetic {largest} photographs, and sample.n_balanced "
-                f"gives {self.sample.n_balanced}": largest > self.sample.n_balanced})
+        refuse({f"pretrain.patch_size {patch} does not divide latents of {sizes[0] // 8} and {sizes[1] // 8} a side": any(size // 8 % patch for size in sizes),
+                f"dataset.render_size {render} is smaller than base.high_resolution {sizes[1]}": drawn and render < sizes[1],
+                f"downstream.n_synthetic {largest} photographs, and sample.n_balanced gives {self.sample.n_balanced}": largest > self.sample.n_balanced})
         return self
 
-# %% ../nbs/00_config.ipynb #f1907b8d
 STAGES = tuple(name for name in Params.model_fields if name != "base")
 
 # %% ../nbs/00_config.ipynb #de6f8960
 def read_yaml(path: str | Path) -> dict:
-    """A YAML mapping from `path`, comments kept for writing back. UserError: no such file, not
-    YAML, not a mapping."""
+    "A YAML mapping from `path`, comments kept for writing back. UserError: no such file, not YAML, not a mapping."
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         content = YAML().load(path)
     except (YAMLError, ValueError, RecursionError) as error:
-        reason = ("nested too deep" if isinstance(error, RecursionError)
-                  else " ".join(str(error).split())[:400])
+        reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:400]
         raise UserError(f"{path}: not valid YAML: {reason}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections with keys, found {type(content).__name__}")
@@ -733,17 +583,14 @@ def read_yaml(path: str | Path) -> dict:
 
 # %% ../nbs/00_config.ipynb #eb40f60b
 def _keys_at(where) -> list[str]:
-    """The keys that a section, or the file itself (`where` empty), may hold."""
-    model = (Params.model_fields[where[0]].annotation
-             if where and where[0] in Params.model_fields else Params)
+    "The keys that a section, or the file itself (`where` empty), may hold."
+    model = Params.model_fields[where[0]].annotation if where and where[0] in Params.model_fields else Params
     return list(model.model_fields)
 
-# %% ../nbs/00_config.ipynb #8b94688a
 def _fault(file, error) -> str:
-    """One pydantic error as one line: file, section, key, reason, hint."""
+    "One pydantic error as one line: file, section, key, reason, hint."
     if len(error["loc"]) < 2 and error["type"] == "value_error":  # a rule between keys
-        sections = "".join(f"section {name!r}: " for name in error["loc"])
-        return f"{file}: {sections}{error['msg'].removeprefix('Value error, ')}"
+        return f"{file}: {''.join(f'section {name!r}: ' for name in error['loc'])}{error['msg'].removeprefix('Value error, ')}"
     *where, key = error["loc"][:2]
     place = f"{file}: section '{where[0]}'" if where else str(file)
     kind = "key" if where else "section"
@@ -751,38 +598,24 @@ def _fault(file, error) -> str:
         return f"{place}: unknown {kind} '{key}'{did_you_mean(key, _keys_at(where))}"
     if error["type"] == "missing":
         return f"{place}: missing {kind} '{key}'"
-    return (f"{place}: {kind} '{key}': "
-        f"{error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}")
+    return f"{place}: {kind} '{key}': {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
 
 # %% ../nbs/00_config.ipynb #6a562825
-def missing_keys(content: dict, file) -> list[str]:
-    """One line for each key that a section of the file lacks: what has a default in Python has none
-    here, so that `params.yaml` says all."""
-    return [f"{file}: section '{section}': missing key '{key}'"
-            for section, field in Params.model_fields.items()
-            if isinstance(content.get(section), dict)
-            for key in field.annotation.model_fields if key not in content[section]]
-
-
 def check_params(content: dict, file: str | Path = "params.yaml") -> Params:
-    """Validate the mapping read from `file`; UserError with one line per fault."""
-    faults = missing_keys(content, file) if isinstance(content, dict) else []
+    "Validate the mapping read from `file`; UserError with one line per fault."
     try:
-        params = Params.model_validate(content)
+        return Params.model_validate(content)
     except ValidationError as error:
-        faults += [line for line in (_fault(file, e) for e in error.errors()) if line not in faults]
-    if faults:
-        raise UserError("\n".join(faults))
-    return params
+        raise UserError("\n".join(_fault(file, e) for e in error.errors())) from None
 
 def load_params(path: str | Path | None = None) -> Params:
-    """Read and validate `params.yaml` (default: the project's)."""
+    "Read and validate `params.yaml` (default: the project's)."
     path = Path(path) if path else project_root() / "params.yaml"
     return check_params(read_yaml(path), path.name)
 
 # %% ../nbs/00_config.ipynb #8a87b7ce
 def stage_parameters(stage: str, params: Params) -> dict:
-    """What the notebook of `stage` is given: the fields of `base` and of its own section."""
+    "What the notebook of `stage` is given: the fields of `base` and of its own section."
     if stage not in STAGES:
         raise UserError(f"no stage '{stage}'{did_you_mean(stage, STAGES)}")
     base, own = params.base.model_dump(), getattr(params, stage).model_dump()
@@ -790,17 +623,9 @@ def stage_parameters(stage: str, params: Params) -> dict:
         raise UserError(f"params.yaml: {', '.join(both)} in section '{stage}' as well as in 'base'")
     return base | own
 
-# %% ../nbs/00_config.ipynb #71afe449
-def section_from(stage: str, values: dict) -> Section:
-    """The section of `stage` with the fields that stand in `values`, such as a notebook's
-    `globals()` below its parameters cell."""
-    section = Params.model_fields[stage].annotation
-    return section(**{name: values[name] for name in section.model_fields})
-
 # %% ../nbs/00_config.ipynb #3f1f1198
 def overlay(content: dict, preset: dict) -> dict:
-    """`content` with the sections of `preset` laid over it, key by key, in place (comments are
-    kept)."""
+    "`content` with the sections of `preset` laid over it, key by key, in place (comments are kept)."
     for section, keys in preset.items():
         if not isinstance(keys, dict) or not isinstance(content.get(section), dict):
             content[section] = keys
@@ -810,12 +635,12 @@ def overlay(content: dict, preset: dict) -> dict:
 
 # %% ../nbs/00_config.ipynb #72cf87fa
 def presets(root: str | Path | None = None) -> dict[str, Path]:
-    """The presets of the project: name to file."""
+    "The presets of the project: name to file."
     root = Path(root) if root else project_root()
     return {file.stem: file for file in sorted((root / "presets").glob("*.yaml"))}
 
 def load_preset(name: str, root: str | Path | None = None) -> dict:
-    """The overlay called `name`, as it stands in its file."""
+    "The overlay called `name`, as it stands in its file."
     known = presets(root)
     if name not in known:
         raise UserError(f"no preset '{name}'{did_you_mean(name, known)}")
@@ -823,15 +648,14 @@ def load_preset(name: str, root: str | Path | None = None) -> dict:
 
 # %% ../nbs/00_config.ipynb #1408756f
 def with_preset(name: str, params_file: str | Path | None = None) -> tuple[dict, Params]:
-    """`params.yaml` under preset `name`: as a mapping that can be written back, and validated."""
+    "`params.yaml` under preset `name`: as a mapping that can be written back, and validated."
     params_file = Path(params_file) if params_file else project_root() / "params.yaml"
     content = overlay(read_yaml(params_file), load_preset(name))
     return content, check_params(content, f"presets/{name}.yaml over {params_file.name}")
 
 # %% ../nbs/00_config.ipynb #377a7ed7
 def apply_preset(name: str, params_file: str | Path | None = None) -> Params:
-    """Lay preset `name` over `params.yaml` and write the file; nothing is written unless the whole
-    is valid."""
+    "Lay preset `name` over `params.yaml` and write the file; nothing is written unless the whole is valid."
     params_file = Path(params_file) if params_file else project_root() / "params.yaml"
     content, params = with_preset(name, params_file)
     yaml = YAML()
@@ -842,37 +666,26 @@ def apply_preset(name: str, params_file: str | Path | None = None) -> Params:
 
 # %% ../nbs/00_config.ipynb #a8190544
 class Settings(Section):
-    """What belongs to this machine."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d{1,3})?)$",
-                        description="auto, cpu, cuda, cuda:1, mps, xpu")
+    "What belongs to this machine."
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda, cuda:1, mps, xpu")
     workers: int = Field(2, ge=1, le=1024, description="processes for work that splits over images")
-    follow_links: bool = Field(False,
-                               description="may photographs of a data set be links out of its folder?")
-    tracker: str = Field("",
-                         description="where training writes its curves beside the table of losses: "
-                         "tensorboard, dvclive; empty: nowhere")
+    follow_links: bool = Field(False, description="may photographs of a data set be links out of its folder?")
+    tracker: str = Field("", description="where training writes its curves beside the table of losses: tensorboard, dvclive; empty: nowhere")
     data_roots: dict[str, Path] = Field({}, description="where each real data set lies")
     caption_server: str = Field("", description="address of an OpenAI-compatible caption server")
     caption_key: str = Field("", repr=False, description="its key, where it wants one")
     caption_concurrency: int = Field(16, ge=1, le=4096, description="requests in flight")
-    caption_timeout: float = Field(120, gt=0, le=86400,
-                                   description="seconds after which a request is given up")
-    caption_images_per_batch: PositiveInt = Field(8,
-        description="photographs at a time for a model in this process")
-    caption_prompt_price: float = Field(0, ge=0,
-                                        description="price of a million tokens of question")
+    caption_timeout: float = Field(120, gt=0, le=86400, description="seconds after which a request is given up")
+    caption_images_per_batch: PositiveInt = Field(8, description="photographs at a time for a model in this process")
+    caption_prompt_price: float = Field(0, ge=0, description="price of a million tokens of question")
     caption_answer_price: float = Field(0, ge=0, description="price of a million tokens of answer")
 
-# %% ../nbs/00_config.ipynb #7b44ea76
-SETTING_NAMES = {"machine": {"device", "workers", "follow_links", "tracker"},
-                 "data": set(SOURCES) - {"simulated"},
-                 "captions": {"server", "key", "concurrency", "timeout", "images_per_batch",
-                              "prompt_price", "answer_price"}}
+SETTING_NAMES = {"machine": {"device", "workers", "follow_links", "tracker"}, "data": set(SOURCES) - {"simulated"},
+                 "captions": {"server", "key", "concurrency", "timeout", "images_per_batch", "prompt_price", "answer_price"}}
 
 # %% ../nbs/00_config.ipynb #d0404158
 def _settings_text(file: Path) -> str:
-    """The text of a settings file: UTF-8, with or without a byte-order mark, or UTF-16 with one;
-    UserError names the file."""
+    """The text of a settings file: UTF-8, with or without a byte-order mark, or UTF-16 with one; UserError names the file."""
     content = file.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
@@ -880,10 +693,9 @@ def _settings_text(file: Path) -> str:
     except UnicodeDecodeError:
         raise UserError(f"{file}: not text in UTF-8; save it as UTF-8") from None
 
-# %% ../nbs/00_config.ipynb #6506c473
+
 def _settings_file(file: Path) -> dict[str, dict[str, str]]:
-    """Sections and keys of one file; UserError with file and line, but never the line itself, which
-    may hold a key."""
+    """Sections and keys of one file; UserError with file and line, but never the line itself, which may hold a key."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(_settings_text(file))
@@ -894,17 +706,14 @@ def _settings_file(file: Path) -> dict[str, dict[str, str]]:
     except configparser.DuplicateOptionError as error:
         raise UserError(f"{file}, line {error.lineno}: a name is there twice") from None
     except configparser.Error as error:
-        lines = ([number for number, _ in getattr(error, "errors", [])]
-                 or [getattr(error, "lineno", 1)])
-        raise UserError(
-            f"{file}, line {lines[0]}: expected `[section]` or `name = value`") from None
+        lines = [number for number, _ in getattr(error, "errors", [])] or [getattr(error, "lineno", 1)]
+        raise UserError(f"{file}, line {lines[0]}: expected `[section]` or `name = value`") from None
     return {name: dict(parser[name]) for name in parser.sections()}
 
 # %% ../nbs/00_config.ipynb #30dcbaf4
 def _settings_environment() -> dict[str, dict[str, str]]:
     """The same from variables RETINALOGOS_SECTION_KEY; UserError for one that nothing reads."""
-    known = {f"RETINALOGOS_{section}_{key}".upper():
-             (section, key) for section, keys in SETTING_NAMES.items() for key in keys}
+    known = {f"RETINALOGOS_{section}_{key}".upper(): (section, key) for section, keys in SETTING_NAMES.items() for key in keys}
     layer = {}
     for name, value in os.environ.items():
         if not name.startswith("RETINALOGOS_"):
@@ -915,7 +724,7 @@ def _settings_environment() -> dict[str, dict[str, str]]:
         layer.setdefault(section, {})[key] = value
     return layer
 
-# %% ../nbs/00_config.ipynb #f07ad63b
+
 def _settings_layers(root: Path) -> dict[str, dict[str, str]]:
     """Sections and keys of both files and the environment, the later layer winning."""
     merged = {}
@@ -936,7 +745,7 @@ def _unknown(name: str, known) -> str:
     hint = did_you_mean(name, known)
     return f"'{name}'{hint}" if "did you mean" in hint else f"name{hint}"
 
-# %% ../nbs/00_config.ipynb #5556d10f
+
 def _check_setting_names(layer: dict, file: str):
     """Raise UserError for a section or key that nothing reads."""
     for section, keys in layer.items():
@@ -944,8 +753,7 @@ def _check_setting_names(layer: dict, file: str):
             raise UserError(f"{file}: unknown section {_unknown(section, SETTING_NAMES)}")
         for key in keys:
             if key not in SETTING_NAMES[section]:
-                raise UserError(f"{file}: [{section}] unknown "
-                                f"{_unknown(key, sorted(SETTING_NAMES[section]))}")
+                raise UserError(f"{file}: [{section}] unknown {_unknown(key, sorted(SETTING_NAMES[section]))}")
 
 # %% ../nbs/00_config.ipynb #6387b737
 def _folder(root: Path, name: str, value: str) -> Path:
@@ -955,30 +763,25 @@ def _folder(root: Path, name: str, value: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"settings: [data] {name}: not a path that can be ({error})") from None
 
-# %% ../nbs/00_config.ipynb #d2c70305
+
 def settings(root: str | Path | None = None) -> Settings:
-    """The settings of this machine; empty values count as unset."""
+    "The settings of this machine; empty values count as unset."
     root = Path(root) if root else project_root()
     found = _settings_layers(root)
     filled = {s: {k: v for k, v in keys.items() if v.strip()} for s, keys in found.items()}
-    values = filled.get("machine", {}) | {f"caption_{k}": v
-                                          for k, v in filled.get("captions", {}).items()}
+    values = filled.get("machine", {}) | {f"caption_{k}": v for k, v in filled.get("captions", {}).items()}
     roots = {name: _folder(root, name, value) for name, value in filled.get("data", {}).items()}
     try:
         return Settings(**values, data_roots=roots)
     except ValidationError as error:
-        raise UserError("\n".join(f"settings: {e['loc'][0]}: {e['msg']}"
-                                  + (f", got {e['input']!r}"
-                                     if not e["loc"][0].startswith("caption_") else "")
-                                  for e in error.errors())) from None
+        raise UserError("\n".join(f"settings: {e['loc'][0]}: {e['msg']}" + (f", got {e['input']!r}" if not e["loc"][0].startswith("caption_") else "") for e in error.errors())) from None
 
 # %% ../nbs/00_config.ipynb #33413404
 def data_root(name: str, root: str | Path | None = None) -> Path:
-    """The folder of data set `name`; UserError if it is not set or not there."""
+    "The folder of data set `name`; UserError if it is not set or not there."
     folder = settings(root).data_roots.get(name)
     if folder is None:
-        raise UserError(f"settings.ini: [data] {name} is not set; write `{name} = /path/to/it` "
-                        "under [data] in "
+        raise UserError(f"settings.ini: [data] {name} is not set; write `{name} = /path/to/it` under [data] in "
                         f"settings.local.ini or set RETINALOGOS_DATA_{name.upper()}")
     if not os.path.isdir(folder):
         raise UserError(f"settings: [data] {name}: no folder {folder}")
@@ -986,32 +789,14 @@ def data_root(name: str, root: str | Path | None = None) -> Path:
 
 # %% ../nbs/00_config.ipynb #f5871cef
 def pick_device(name: str | None = None) -> str:
-    """The torch device of this machine: `name` or the setting, `auto` being a GPU where there is
-    one."""
+    "The torch device of this machine: `name` or the setting, `auto` being a GPU where there is one."
     name = name or settings().device
     import torch  # the package stays light to import
     if name != "auto":
-        there = {"cuda": torch.cuda.is_available,
-                 "mps": torch.backends.mps.is_available}.get(name.partition(":")[0])
+        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(name.partition(":")[0])
         if there and not there():
-            raise UserError(f"settings.ini: [machine] device = {name}, but PyTorch finds none "
-                            "here: write auto or cpu, or see `retinalogos doctor`")
+            raise UserError(f"settings.ini: [machine] device = {name}, but PyTorch finds none here: write auto or cpu, or see `retinalogos doctor`")
         return name
     if torch.cuda.is_available():
-        # of several processes on one machine each has its own
-        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes on one machine each has its own
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-# %% ../nbs/00_config.ipynb #5671a254
-def valid_text(text: str) -> str:
-    """`text` with the bytes of a file name that are not UTF-8 spelled out, as tables and web pages
-    hold nothing else."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def card_text(text: str) -> str:
-    """Text from outside, safe in a card: one line, no tag, no link, no table."""
-    seen = "".join(letter for letter in valid_text(str(text))
-                   if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf"))
-    line = html.escape(" ".join(seen.split()), quote=False)
-    return re.sub(r"([\[\]`|*\\])", r"\\\1", line)

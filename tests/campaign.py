@@ -1,12 +1,11 @@
-"""Some hundreds of hostile inputs, by class, each with its right outcome: no traceback, nothing
-wrong kept in silence.
+"""Some hundreds of hostile inputs, by class, each with its right outcome: no traceback, nothing wrong kept in silence.
 
     python tests/campaign.py                   all classes
     python tests/campaign.py --only captions   one class, and what went wrong in it
     python tests/campaign.py --seed 7          other members of the kinds that are drawn
 
-No part of `make test`. Each input runs in a process of its own, at most two minutes, with at most 6
-GB. Exit status 1 unless every outcome is right.
+No part of `make test`. Each input runs in a process of its own, at most two minutes, with at most 6 GB.
+Exit status 1 unless every outcome is right.
 """
 import argparse
 import io
@@ -25,16 +24,15 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 
-os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1",
-               "HF_HUB_OFFLINE": "1"}
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
 sys.path.insert(0, str(Path(__file__).parent))
 import pandas as pd
 
 from hostile import Says, is_right
 from retinalogos.config import UserError
 
-CLASSES = ("captions", "journal", "tables", "photographs", "settings", "params", "states",
-           "arguments", "study", "cards", "doctor", "files")
+CLASSES = ("captions", "journal", "tables", "photographs", "settings", "params", "states", "arguments", "study", "cards",
+           "doctor", "files")
 SECONDS, BYTES = 120, 6 << 30
 VERDICTS = ("right", "wrong in silence", "wrong words", "traceback", "hang")
 
@@ -77,13 +75,11 @@ def in_child(case, pipe):
 def run_case(case) -> tuple[str, str]:
     """Verdict and outcome of a case, run in a process of its own."""
     here, there = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=in_child, args=(case, there),
-        daemon=False)
+    child = multiprocessing.get_context("fork").Process(target=in_child, args=(case, there), daemon=False)
     child.start()
     there.close()
     try:
-        verdict, told = here.recv() if here.poll(SECONDS) else ("hang",
-            f"nothing after {SECONDS} s")
+        verdict, told = here.recv() if here.poll(SECONDS) else ("hang", f"nothing after {SECONDS} s")
     except EOFError:
         verdict, told = "traceback", "the process died (out of memory?)"
     child.kill()
@@ -99,18 +95,15 @@ def run_class(name: str, seed: int, listed: bool) -> dict:
         verdict, told = run_case(case)
         counts[verdict] += 1
         if listed and verdict != "right":
-            want = (f"says {str(case.want)!r}"
-                    if isinstance(case.want, Says) else ascii(case.want)[:80])
-            print(f"{verdict:16} {name}: {ascii(case.name)[1:-1]}: {told}; wanted: {want}",
-                  flush=True)
+            want = f"says {str(case.want)!r}" if isinstance(case.want, Says) else ascii(case.want)[:80]
+            print(f"{verdict:16} {name}: {ascii(case.name)[1:-1]}: {told}; wanted: {want}", flush=True)
     row = {"class": name, "inputs": len(cases)} | {verdict: counts[verdict] for verdict in VERDICTS}
     return row | {"seconds": round(time.monotonic() - begun)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", action="append", choices=CLASSES,
-                        help="this class (may be given several times)")
+    parser.add_argument("--only", action="append", choices=CLASSES, help="this class (may be given several times)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quiet", action="store_true", help="the table alone")
     args = parser.parse_args()

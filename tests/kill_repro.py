@@ -1,12 +1,11 @@
-"""Kill `make repro` of a small project at random moments, start it again, compare with an
-undisturbed run.
+"""Kill `make repro` of a small project at random moments, start it again, compare with an undisturbed run.
 
     python tests/kill_repro.py                 40 kills
     python tests/kill_repro.py --kills 4 --seed 7
 
-No part of `make test`. Each round starts from nothing and is killed several times: SIGKILL to the
-whole process group, as a batch system does. Exit status 1 unless every round ends with the same
-bytes, training went on wherever a state was there, and nothing is left over.
+No part of `make test`. Each round starts from nothing and is killed several times: SIGKILL to the whole
+process group, as a batch system does. Exit status 1 unless every round ends with the same bytes,
+training went on wherever a state was there, and nothing is left over.
 """
 import argparse
 import hashlib
@@ -33,12 +32,10 @@ SMALL = {
     "dataset": {"n_patients": 40, "render_size": 64},
     "encoders": {"vae_steps": 3, "text_steps": 3, "clip_steps": 3, "text_dim": 32, "text_heads": 2,
                  "clip_layers": 1},
-    "pretrain": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1,
-                 "steps": 120,
+    "pretrain": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "steps": 120,
                  "warmup_steps": 5, "checkpoint_every": 5},
     "finetune": {"steps": 80, "warmup_steps": 5, "checkpoint_every": 5},
-    "sample": {"n_images": 8, "n_balanced": 10, "n_per_disease": 1, "n_counterfactual": 1,
-               "strip_seeds": 1,
+    "sample": {"n_images": 8, "n_balanced": 10, "n_per_disease": 1, "n_counterfactual": 1, "strip_seeds": 1,
                "num_inference_steps": 2},
     "downstream": {"n_synthetic": 10, "doses": [5]},
 }
@@ -53,8 +50,7 @@ def sh(command: str, folder: Path) -> None:
 
 
 def small_project(folder: Path) -> Path:
-    """A clone of this checkout with few patients and steps, up to the stage `LAST`, with our
-    environment."""
+    """A clone of this checkout with few patients and steps, up to the stage `LAST`, with our environment."""
     sh(f"git clone -q '{ROOT}' '{folder}'", ROOT)
     writer = YAML()
     writer.dump(overlay(read_yaml(folder / "params.yaml"), SMALL), folder / "params.yaml")
@@ -79,19 +75,15 @@ def start_over(folder: Path) -> None:
 
 def living(folder: Path) -> list[psutil.Process]:
     """Processes that work in `folder`: what a kill of the group has left."""
-    return [process for process in psutil.process_iter(["cwd"])
-            if process.info["cwd"] == str(folder)]
+    return [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]
 
 
 def out_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file that dvc.yaml declares as an output, by path."""
     stages = read_yaml(folder / "dvc.yaml")["stages"].values()
-    outs = [next(iter(out)) if isinstance(out, dict) else out for stage in stages
-            for out in stage["outs"]]
-    files = [file for out in outs for file in [folder / out, *(folder / out).rglob("*")]
-             if file.is_file()]
-    return {str(file.relative_to(folder)):
-            hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    outs = [next(iter(out)) if isinstance(out, dict) else out for stage in stages for out in stage["outs"]]
+    files = [file for out in outs for file in [folder / out, *(folder / out).rglob("*")] if file.is_file()]
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 class Repro:
@@ -99,21 +91,18 @@ class Repro:
 
     def __init__(self, folder: Path, log: Path):
         self.log, self.folder = log, folder
-        env = {name: value for name, value in os.environ.items()
-               if name not in ("MAKEFLAGS", "MAKELEVEL")}
+        env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
         self.start = log.stat().st_size if log.is_file() else 0
         with log.open("ab") as file:
-            self.process = subprocess.Popen(["make", "repro"], cwd=folder, env=env,
-                                            start_new_session=True, stdin=subprocess.DEVNULL,
-                                            stdout=file, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(["make", "repro"], cwd=folder, env=env, start_new_session=True,
+                                            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
 
     def said(self) -> str:
         """What this run has said so far."""
         return self.log.read_bytes()[self.start:].decode("utf-8", "replace")
 
     def reached(self, stage: str, saved: bool) -> bool:
-        """Wait until `stage` has started (`saved`: has a state, or is done); False if the run ends
-        before."""
+        """Wait until `stage` has started (`saved`: has a state, or is done); False if the run ends before."""
         state = self.folder / f"data/run/{stage}.pt"
         while self.process.poll() is None:
             said = self.said()
@@ -136,8 +125,7 @@ class Repro:
 
 def durations(said: str) -> dict[str, float]:
     """Seconds of each stage, as the stages say."""
-    return {name: float(seconds) for name, seconds in re.findall(r"== (\w+): done in (\d+) s",
-        said)}
+    return {name: float(seconds) for name, seconds in re.findall(r"== (\w+): done in (\d+) s", said)}
 
 
 def states(folder: Path) -> set[str]:
@@ -149,8 +137,7 @@ def states(folder: Path) -> set[str]:
 def steps_gone_on(said: str) -> dict[str, int]:
     """The step at which each training went on in one run."""
     runs = re.findall(r"== (\w+): started(.*?)(?=\n== \w+: started|\Z)", said, re.DOTALL)
-    return {name: int(step) for name, part in runs
-            for step in re.findall(r"going on at step (\d+) of \d+", part)[:1]}
+    return {name: int(step) for name, part in runs for step in re.findall(r"going on at step (\d+) of \d+", part)[:1]}
 
 
 def heal(folder: Path, said: str) -> str:
@@ -161,10 +148,8 @@ def heal(folder: Path, said: str) -> str:
     return "git checkout dvc.lock"
 
 
-def draw_moments(rng: random.Random, count: int,
-                 seconds: dict[str, float]) -> list[tuple[str, bool, float]]:
-    """(stage, after its first state?, seconds after its start or that state) of `count` kills, in
-    order.
+def draw_moments(rng: random.Random, count: int, seconds: dict[str, float]) -> list[tuple[str, bool, float]]:
+    """(stage, after its first state?, seconds after its start or that state) of `count` kills, in order.
 
     Up to 3 s later than the stage's end, where DVC writes its lock.
     """
@@ -176,8 +161,7 @@ def draw_moments(rng: random.Random, count: int,
 
 
 def finish(folder: Path, log: Path, row: dict) -> str:
-    """Run to the end, with what a message asks for, at most three times; what was said. Notes in
-    `row`."""
+    """Run to the end, with what a message asks for, at most three times; what was said. Notes in `row`."""
     said = ""
     for _ in range(3):
         run = Repro(folder, log)
@@ -221,32 +205,26 @@ def one_round(folder: Path, log: Path, moments, expected: dict[str, str]) -> dic
 
 
 def compare(folder: Path, expected: dict[str, str]) -> dict:
-    """Files that differ, whether dvc.lock is sound, what was left over, and processes still alive.
-    """
+    """Files that differ, whether dvc.lock is sound, what was left over, and processes still alive."""
     there = out_hashes(folder)
     differ = sorted(name for name in expected | there if expected.get(name) != there.get(name))
-    status = subprocess.run([".venv/bin/dvc", "status", "--json"], cwd=folder,
-                            capture_output=True, text=True)
+    status = subprocess.run([".venv/bin/dvc", "status", "--json"], cwd=folder, capture_output=True, text=True)
     left = [p for p in (folder / "data").rglob(".*") if p.name.startswith((".part", ".old"))]
     sound = status.returncode == 0 and status.stdout.strip() == "{}"
     return {"differ": len(differ), "first": next(iter(differ), ""), "lock": sound,
-            "left over": " ".join(str(p.relative_to(folder)) for p in left),
-            "alive": len(living(folder))}
+            "left over": " ".join(str(p.relative_to(folder)) for p in left), "alive": len(living(folder))}
 
 
 def passed(row: dict) -> bool:
-    """Whether a round ended as it should; processes that wait for work without end are told, not
-    counted."""
+    """Whether a round ended as it should; processes that wait for work without end are told, not counted."""
     went_on = row["states"] == row["went on"]
-    return (row["exit"] == 0 and not row["differ"] and row["lock"] and not row["left over"]
-            and went_on)
+    return row["exit"] == 0 and not row["differ"] and row["lock"] and not row["left over"] and went_on
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--a-round", type=int, default=8,
-                        help="kills planned in one round (default: %(default)s)")
+    parser.add_argument("--a-round", type=int, default=8, help="kills planned in one round (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     top, rng, rows = Path(tempfile.mkdtemp(prefix="kill-repro-")), random.Random(args.seed), []
@@ -254,8 +232,7 @@ def main() -> int:
     start_over(folder)
     said = finish(folder, top / "undisturbed.log", first := {"exit": None, "healed": ""})
     seconds, expected = durations(said), out_hashes(folder)
-    print(f"{folder}: undisturbed run: exit {first['exit']}, {seconds}, "
-          f"{len(expected)} files", flush=True)
+    print(f"{folder}: undisturbed run: exit {first['exit']}, {seconds}, {len(expected)} files", flush=True)
     if first["exit"]:
         print(said[-3000:])
         return 1
@@ -263,16 +240,13 @@ def main() -> int:
         begun, missing = time.monotonic(), args.kills - sum(row["kills"] for row in rows)
         moments = draw_moments(rng, min(args.a_round, missing), seconds)
         number = len(rows) + 1
-        rows.append({"round": number} | one_round(folder, top / f"{number:02d}.log", moments,
-                                                  expected))
+        rows.append({"round": number} | one_round(folder, top / f"{number:02d}.log", moments, expected))
         rows[-1] |= {"passed": passed(rows[-1]), "seconds": round(time.monotonic() - begun)}
         print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     print(table.to_markdown(index=False))
-    print(f"{table['kills'].sum()} kills in {len(table)} rounds, "
-          f"{table['passed'].sum()} rounds as the undisturbed run; "
-          f"training went on {table['went on'].sum()} of {table['states'].sum()} "
-          "times that a state was there")
+    print(f"{table['kills'].sum()} kills in {len(table)} rounds, {table['passed'].sum()} rounds as the undisturbed run; "
+          f"training went on {table['went on'].sum()} of {table['states'].sum()} times that a state was there")
     if table["passed"].all():
         shutil.rmtree(top)
     return 0 if table["passed"].all() else 1

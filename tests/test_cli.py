@@ -1,5 +1,4 @@
-"""The command line as a person meets it: a process, what it prints, its exit status, the files it
-leaves."""
+"""The command line as a person meets it: a process, what it prints, its exit status, the files it leaves."""
 import os
 import re
 import shutil
@@ -26,8 +25,7 @@ def project(tmp_path):
 
 
 def run(project, *arguments):
-    done = subprocess.run([sys.executable, "-m", "retinalogos.cli", *arguments], cwd=project,
-                          text=True, capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "retinalogos.cli", *arguments], cwd=project, text=True, capture_output=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
     return done.returncode, done.stdout, done.stderr
 
@@ -38,30 +36,21 @@ def files(project):
 
 def test_help_tells_all_commands(project):
     status, out, err = run(project, "--help")
-    assert status == 0
-    assert all(command in out for command in ("generate", "caption", "study", "preset", "stage",
-                                              "card", "doctor"))
+    assert status == 0 and all(command in out for command in ("generate", "caption", "study", "preset", "stage", "card", "doctor"))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["caption", "--help"],
-                                       ["study", "make", "--help"], ["doctor", "--help"],
-                                       ["preset", "list"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["caption", "--help"], ["study", "make", "--help"], ["doctor", "--help"], ["preset", "list"]])
 def test_what_needs_no_heavy_library_imports_none(arguments):
     """Half a second is what torch alone takes; a clock would only say how busy the machine is."""
-    heavy = ("torch", "numpy", "pandas", "matplotlib", "transformers", "diffusers", "papermill",
-             "pyarrow", "httpx", "dvc")
-    script = ("import sys\nfrom retinalogos.cli import main\ntry: "
-              f"main({arguments})\nexcept SystemExit: pass\nprint([m for m in "
-              f"{heavy} if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True,
-                          capture_output=True, check=True)
+    heavy = ("torch", "numpy", "pandas", "matplotlib", "transformers", "diffusers", "papermill", "pyarrow", "httpx", "dvc")
+    script = f"import sys\nfrom retinalogos.cli import main\ntry: main({arguments})\nexcept SystemExit: pass\nprint([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("arguments, said", [
     (["generate", "left eye"], "no checkpoint in"),
-    (["generate", "left eye", "--checkpoint", "nowhere"],
-     "no checkpoint in nowhere: run `make repro` first"),
+    (["generate", "left eye", "--checkpoint", "nowhere"], "no checkpoint in nowhere: run `make repro` first"),
     (["generate", "left eye", "--out", "grid.jpg"], "--out grid.jpg: the picture is a PNG"),
     (["generate", "left eye", "-n", "0"], "-n 0: at least one"),
     (["generate", "left eye", "--seed", "-4"], "--seed -4"),
@@ -83,10 +72,8 @@ def test_what_cannot_be_done_is_said_in_one_line(project, arguments, said):
     assert files(project) == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["paint"], ["generate"],
-                                       ["generate", "left eye", "-n", "four"], ["preset"],
-                                       ["preset", "diff", "gpu"], ["card"], ["card", "paper"],
-                                       ["caption", "a.png", "--eye", "left"]])
+@pytest.mark.parametrize("arguments", [[], ["paint"], ["generate"], ["generate", "left eye", "-n", "four"], ["preset"], ["preset", "diff", "gpu"],
+                                       ["card"], ["card", "paper"], ["caption", "a.png", "--eye", "left"]])
 def test_wrong_usage(project, arguments):
     status, out, err = run(project, *arguments)
     assert status == 2 and err.startswith("usage: retinalogos") and "Traceback" not in err
@@ -99,13 +86,10 @@ def test_outside_a_project(tmp_path):
 
 def test_presets_are_listed_shown_and_applied(project):
     status, out, err = run(project, "preset", "list")
-    assert status == 0
-    assert [line.split()[0] for line in out.splitlines()] == sorted(f.stem
-        for f in (ROOT / "presets").glob("*.yaml"))
+    assert status == 0 and [line.split()[0] for line in out.splitlines()] == sorted(f.stem for f in (ROOT / "presets").glob("*.yaml"))
     before = (project / "params.yaml").read_bytes()
     status, shown, err = run(project, "preset", "show", "odir")
-    assert status == 0 and "dataset.source: simulated -> odir" in shown
-    assert (project / "params.yaml").read_bytes() == before
+    assert status == 0 and "dataset.source: simulated -> odir" in shown and (project / "params.yaml").read_bytes() == before
     assert run(project, "preset", "apply", "odir") == (0, shown, "")
     assert load_params(project / "params.yaml").dataset.source == "odir"
     assert run(project, "preset", "apply", "odir") == (0, "nothing to change\n", "")
@@ -113,8 +97,7 @@ def test_presets_are_listed_shown_and_applied(project):
 
 @pytest.fixture
 def sampled(project, monkeypatch):
-    """`generate` with a sampler that paints the seed: what it was called with, and the arguments to
-    say."""
+    """`generate` with a sampler that paints the seed: what it was called with, and the arguments to say."""
     from retinalogos.training import sample
     (project / "model").mkdir()
     (project / "model/model_index.json").write_text("{}")
@@ -127,8 +110,7 @@ def sampled(project, monkeypatch):
     monkeypatch.setattr(sample, "load_checkpoint", lambda folder, device: folder)
     monkeypatch.setattr(sample, "generate", paint)
     monkeypatch.chdir(project)
-    return calls, ["generate", "left eye", "right eye", "-n", "3", "--seed", "2",
-                   "--checkpoint", "model"]
+    return calls, ["generate", "left eye", "right eye", "-n", "3", "--seed", "2", "--checkpoint", "model"]
 
 
 def test_generate_asks_for_each_prompt_with_the_same_seeds(sampled, capsys):
@@ -136,12 +118,10 @@ def test_generate_asks_for_each_prompt_with_the_same_seeds(sampled, capsys):
     assert cli.main([*arguments, "--steps", "7", "--out", "new/grid.png"]) == 0
     (prompts, seeds, choices), = calls
     assert prompts == ["left eye"] * 3 + ["right eye"] * 3 and seeds == [2, 3, 4, 2, 3, 4]
-    assert choices == {"num_inference_steps": 7,
-                       "guidance_scale": load_params().sample.guidance_scale,
+    assert choices == {"num_inference_steps": 7, "guidance_scale": load_params().sample.guidance_scale,
                        "batch_size": load_params().sample.batch_size, "progress": True}
     assert capsys.readouterr().out == "new/grid.png\n"
-    colours = {tuple(pixel) for pixel in np.asarray(Image.open("new/grid.png").convert("RGB"))
-               .reshape(-1, 3)}
+    colours = {tuple(pixel) for pixel in np.asarray(Image.open("new/grid.png").convert("RGB")).reshape(-1, 3)}
     assert {(80, 80, 80), (120, 120, 120), (160, 160, 160)} <= colours, "every seed has its column"
     assert os.listdir("new") == ["grid.png"]
 
@@ -160,16 +140,14 @@ def test_a_quiet_stage_prints_nothing_but_its_failure(project, monkeypatch, caps
         raise stage.StageFailed(f"stage {name}: no room")
 
     monkeypatch.setattr(stage, "run_stage", fail)
-    assert cli.main(["stage", "sample", "--quiet"]) == 1
-    assert capsys.readouterr() == ("", "error: stage sample: no room\n")
-    assert cli.main(["stage", "sample"]) == 1
-    assert capsys.readouterr() == ("progress\n", "progress\nerror: stage sample: no room\n")
+    assert cli.main(["stage", "sample", "--quiet"]) == 1 and capsys.readouterr() == ("", "error: stage sample: no room\n")
+    assert cli.main(["stage", "sample"]) == 1 and capsys.readouterr() == ("progress\n", "progress\nerror: stage sample: no room\n")
 
 
 @pytest.fixture
 def photographs(project):
     """Two files of simulated eyes."""
-    from retinalogos.eye.simulate import simulate_patient
+    from retinalogos.data.simulate import simulate_patient
     for eye in simulate_patient(3, render_size=160):
         Image.fromarray(eye.image).save(project / f"{eye.record.eye}.png")
     return ["OD.png", "OS.png"]
@@ -177,26 +155,20 @@ def photographs(project):
 
 def use_server(project, address, model="null"):
     text = (project / "params.yaml").read_text()
-    (project / "params.yaml").write_text(text.replace("backend: template ", "backend: openai ",
-        1).replace("  model: null ", f"  model: {model} ", 1))
+    (project / "params.yaml").write_text(text.replace("backend: template ", "backend: openai ", 1).replace("  model: null ", f"  model: {model} ", 1))
     (project / "settings.ini").write_text(f"[captions]\nserver = {address}\n")
 
 
 def test_photographs_are_captioned_by_the_backend_of_params(project, photographs):
-    status, out, err = run(project, "caption", *photographs, "--labels",
-                           "moderate non proliferative retinopathy")
-    assert status == 0 and [line.partition(": ")[0] for line in out.splitlines()] == photographs
-    assert err == ""
+    status, out, err = run(project, "caption", *photographs, "--labels", "moderate non proliferative retinopathy")
+    assert status == 0 and [line.partition(": ")[0] for line in out.splitlines()] == photographs and err == ""
     assert all(re.search("moderate|grade 2|NPDR", line) for line in out.splitlines()), out
     use_server(project, "http://127.0.0.1:9")
     status, out, err = run(project, "caption", *photographs)
-    assert status == 2 and out == ""
-    assert "http://127.0.0.1:9/v1: it does not say which models it has" in err
-    assert len(err.splitlines()) == 1
+    assert status == 2 and out == "" and "http://127.0.0.1:9/v1: it does not say which models it has" in err and len(err.splitlines()) == 1
 
 
-def test_a_photograph_without_a_caption_is_told_and_counts(project, photographs, monkeypatch,
-        capsys):
+def test_a_photograph_without_a_caption_is_told_and_counts(project, photographs, monkeypatch, capsys):
     from retinalogos.captions import run as captions
     from retinalogos.captions.backends import Result
 
@@ -223,25 +195,21 @@ def test_doctor_says_what_is_missing(tmp_path, project):
     status, out, err = run(project, "doctor", "--quiet")
     found = {line.split()[1]: line for line in out.splitlines()}
     assert status == 1 and err == "" and all(line.startswith("problem") for line in found.values())
-    assert "does not say which models it has" in found["captions"]
-    assert "dvc init" in found["DVC"] and "params.yaml" not in found
+    assert "does not say which models it has" in found["captions"] and "dvc init" in found["DVC"] and "params.yaml" not in found
     assert files(project) == before
     status, out, err = run(project, "doctor")
-    assert status == 1
-    assert {"ok", "note", "problem"} == {line.split()[0] for line in out.splitlines()}
+    assert status == 1 and {"ok", "note", "problem"} == {line.split()[0] for line in out.splitlines()}
 
 
 def test_card_is_written_whole(tmp_path):
     status, said, err = run(ROOT, "card", "model", "--out", str(tmp_path / "new/card.md"))
     assert status == 0, err
     text = (tmp_path / "new/card.md").read_text()
-    assert said == f"{tmp_path}/new/card.md\n" and text.startswith("---\n")
-    assert "model-index:" in text and os.listdir(tmp_path / "new") == ["card.md"]
+    assert said == f"{tmp_path}/new/card.md\n" and text.startswith("---\n") and "model-index:" in text and os.listdir(tmp_path / "new") == ["card.md"]
     assert run(ROOT, "card", "model") == (0, text, "")
 
 
-@pytest.mark.parametrize("out, said", [("folder.png", "a folder is there"),
-                                       ("params.yaml/x.png", "nothing can be written in")])
+@pytest.mark.parametrize("out, said", [("folder.png", "a folder is there"), ("params.yaml/x.png", "nothing can be written in")])
 def test_where_a_picture_cannot_go_is_said_before_it_is_drawn(sampled, capsys, out, said):
     calls, arguments = sampled
     Path("folder.png").mkdir()
@@ -252,10 +220,8 @@ def test_where_a_picture_cannot_go_is_said_before_it_is_drawn(sampled, capsys, o
 
 def test_a_name_that_the_terminal_cannot_show_ends_nothing(project, photographs):
     (project / "OD.png").rename(project / "\u7709.png")
-    done = subprocess.run([sys.executable, "-m", "retinalogos.cli", "caption", "\u7709.png",
-                           "--eye", "OD"], cwd=project, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT),
-                                            "PYTHONIOENCODING": "ascii"})
+    done = subprocess.run([sys.executable, "-m", "retinalogos.cli", "caption", "\u7709.png", "--eye", "OD"], cwd=project, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and done.stdout.startswith("\\u7709.png: ") and done.stderr == ""
 
 
@@ -269,19 +235,15 @@ def test_a_failure_while_sampling_leaves_the_earlier_picture(sampled, monkeypatc
 
     monkeypatch.setattr(sample, "generate", fail)
     assert cli.main(arguments) == 1
-    assert Path("grid.png").read_text() == "earlier"
-    assert capsys.readouterr().err == "error: out of memory\n"
+    assert Path("grid.png").read_text() == "earlier" and capsys.readouterr().err == "error: out of memory\n"
     assert not [f for f in os.listdir() if "part" in f]
 
 
-@pytest.mark.skipif(not (CHECKPOINT / "model_index.json").exists(),
-                    reason="`make repro` has not made the checkpoint here")
+@pytest.mark.skipif(not (CHECKPOINT / "model_index.json").exists(), reason="`make repro` has not made the checkpoint here")
 def test_generate_with_the_finished_checkpoint(tmp_path):
     for out in ("one.png", "two.png"):
-        status, said, err = run(ROOT, "generate",
-                                "left eye, severe non-proliferative diabetic retinopathy", "-n",
-                                "4", "--seed", "1", "--out", str(tmp_path / out))
+        status, said, err = run(ROOT, "generate", "left eye, severe non-proliferative diabetic retinopathy", "-n", "4", "--seed", "1",
+                                "--out", str(tmp_path / out))
         assert status == 0, err
-    assert ((tmp_path / "one.png").read_bytes()
-            == (tmp_path / "two.png").read_bytes()), "same words, same seed, same picture"
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes(), "same words, same seed, same picture"
     assert np.asarray(Image.open(tmp_path / "one.png").convert("RGB")).std() > 10

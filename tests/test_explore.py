@@ -1,5 +1,4 @@
-"""The notebooks for JupyterLab: each runs top to bottom, moving a control changes the picture, and
-a fresh clone gets a sentence."""
+"""The notebooks for JupyterLab: each runs top to bottom, moving a control changes the picture, and a fresh clone gets a sentence."""
 import ast
 import base64
 import io
@@ -13,17 +12,16 @@ import torch
 from nbformat.v4 import new_code_cell
 from PIL import Image
 
-from retinalogos.study.reader_pack import make_key
-from retinalogos.study.reader_study import ANSWER_COLUMNS, simulated_answers
+from retinalogos.analysis.reader_pack import make_key
+from retinalogos.analysis.reader_study import ANSWER_COLUMNS, simulated_answers
 from retinalogos.captions.examine import examine_table
 from retinalogos.captions.template import caption_table
 from retinalogos.config import load_params, write_json, write_table
-from retinalogos.data.build import build_dataset
-from retinalogos.data.read import load_findings, load_records
+from retinalogos.data.dataset import build_dataset, load_findings, load_records
 from retinalogos.stage import execute, notebook_source
 from retinalogos.training.encoders import build_autoencoder, build_language_model, train_tokenizer
 from retinalogos.training.sample import save_checkpoint
-from retinalogos.training.transformer import build_transformer
+from retinalogos.training.trainer import build_transformer
 from screenshots import digest
 from test_pipeline import make_project
 
@@ -90,50 +88,37 @@ assert bytes(picture.value).startswith(b"\\x89PNG") and picture.value not in see
 def save_tiny(folder, side):
     """A checkpoint that has learnt nothing, with weights that let prompt and seed through."""
     torch.manual_seed(side)
-    tokenizer = train_tokenizer(["left eye, no diabetic retinopathy", "right eye, glaucoma"]
-                                * 4, vocab_size=60)
-    transformer = build_transformer(16, 32, side, hidden_size=32, num_layers=2, num_heads=2,
-                                    num_kv_heads=1)
+    tokenizer = train_tokenizer(["left eye, no diabetic retinopathy", "right eye, glaucoma"] * 4, vocab_size=60)
+    transformer = build_transformer(16, 32, side, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1)
     with torch.no_grad():
         for weight in transformer.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
     text_encoder = build_language_model(tokenizer, dim=32, layers=2, heads=2).model.eval()
-    (save_checkpoint(folder, transformer,
-                     (build_autoencoder(decoder_channels=(16, 16, 64, 64)).eval(), tokenizer,
-                      text_encoder)))
+    save_checkpoint(folder, transformer, (build_autoencoder(decoder_channels=(16, 16, 64, 64)).eval(), tokenizer, text_encoder))
 
 
 def save_pack(folder):
     """A key and the answers of two simulated readers."""
-    key = make_key(*(pd.DataFrame({"origin": [f"{kind} {k}" for k in range(10)],
-                                   "condition": "normal"}) for kind in ("real", "synthetic")),
-                   seed=1)
+    key = make_key(*(pd.DataFrame({"origin": [f"{kind} {k}" for k in range(10)], "condition": "normal"}) for kind in ("real", "synthetic")), seed=1)
     write_json(folder / "key.json", key)
     for reader, rows in simulated_answers(key, [0, 2]).groupby("reader"):
-        answers = [{"item": row["item"], "judged": row["judged"],
-                    "confidence": row["confidence"],
-                    "ratings": {a: row[a] for a in ANSWER_COLUMNS[4:]}}
+        answers = [{"item": row["item"], "judged": row["judged"], "confidence": row["confidence"], "ratings": {a: row[a] for a in ANSWER_COLUMNS[4:]}}
                    for row in rows.to_dict("records")]
-        write_json(folder / f"answers-{reader[-1]}.json",
-                   {"study": key["study"], "reader": reader, "answers": answers})
+        write_json(folder / f"answers-{reader[-1]}.json", {"study": key["study"], "reader": reader, "answers": answers})
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """What the notebooks look for, as small as it can be: the pipeline's tables and folders,
-    without running its stages."""
+    """What the notebooks look for, as small as it can be: the pipeline's tables and folders, without running its stages."""
     folder = make_project(tmp_path_factory.mktemp("explore"))
     params, data = load_params(folder / "params.yaml"), folder / "data"
-    build_dataset(data / "dataset", low_resolution=params.base.low_resolution,
-                  high_resolution=params.base.high_resolution, seed=params.base.seed,
-                  n_patients=20, render_size=params.dataset.render_size,
-                  cameras=params.dataset.cameras)
+    build_dataset(data / "dataset", low_resolution=params.base.low_resolution, high_resolution=params.base.high_resolution, seed=params.base.seed,
+                  n_patients=20, render_size=params.dataset.render_size, cameras=params.dataset.cameras)
     records, findings = load_records(data / "dataset"), load_findings(data / "dataset")
     captions = caption_table(records, findings, params.base.seed, error_fraction=0.4)
     write_table(data / "captions/captions.parquet", captions)
     write_table(data / "captions/examination.parquet", examine_table(captions, records, findings))
-    for name, side in (("pretrain", params.base.low_resolution),
-                       ("finetune", params.base.high_resolution)):
+    for name, side in (("pretrain", params.base.low_resolution), ("finetune", params.base.high_resolution)):
         save_tiny(data / "checkpoints" / name, side)
     (data / "results").mkdir()
     for name in ("reader_study.json", "reader_study.png"):
@@ -161,8 +146,7 @@ def test_a_fresh_clone_is_told_what_to_do(notebook, tmp_path, monkeypatch, capsy
     else:
         assert names["picture"].value == b""
         said = names["title"].value if "title" in names else capsys.readouterr().out
-        assert "Nothing to show" in said
-        assert ("make repro" in said or "reader_study.json: no such file" in said)
+        assert "Nothing to show" in said and ("make repro" in said or "reader_study.json: no such file" in said)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
@@ -172,27 +156,19 @@ def test_it_runs_and_its_controls_change_the_picture(notebook, project, tmp_path
     nbformat.write(content, tmp_path / notebook.name)
     execute(tmp_path / notebook.name, tmp_path / "executed.ipynb", {}, project)
     executed = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
-    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {})
-               for cell in executed.cells for output in cell.get("outputs", []))
+    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", []))
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
 def test_it_defines_nothing_but_callbacks(notebook):
     nodes = list(ast.walk(ast.parse(notebook_source(notebook))))
-    callbacks = {node.args[0].id for node in nodes
-                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-                 and node.func.attr == "observe"}
-    assert {node.name for node in nodes if isinstance(node,
-        (ast.FunctionDef, ast.ClassDef))} == callbacks
+    callbacks = {node.args[0].id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "observe"}
+    assert {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))} == callbacks
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
 def test_its_page_shows_a_light_picture_of_the_form(notebook):
-    outputs = [o for cell in nbformat.read(notebook, as_version=4).cells
-               for o in cell.get("outputs", [])]
-    pictures = [base64.b64decode(o.data["image/jpeg"]) for o in outputs
-                if "image/jpeg" in o.get("data", {})]
-    assert (len(pictures) == len(outputs) == 1
-            and len(pictures[0]) < 61_000), "stored by python tests/screenshots.py"
-    assert Image.open(io.BytesIO(pictures[0])).info.get("comment") == digest(
-        notebook), "the form has changed since: run python tests/screenshots.py"
+    outputs = [o for cell in nbformat.read(notebook, as_version=4).cells for o in cell.get("outputs", [])]
+    pictures = [base64.b64decode(o.data["image/jpeg"]) for o in outputs if "image/jpeg" in o.get("data", {})]
+    assert len(pictures) == len(outputs) == 1 and len(pictures[0]) < 61_000, "stored by python tests/screenshots.py"
+    assert Image.open(io.BytesIO(pictures[0])).info.get("comment") == digest(notebook), "the form has changed since: run python tests/screenshots.py"

@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retinalogos.data.build import build_dataset
-from retinalogos.data.read import load_notes, load_records, load_rejects
-from retinalogos.data.images import (RejectedImage, crop_field, crop_square, find_field,
-                                     quality_score, read_photograph, thumbnail, turned_copies)
-from retinalogos.eye.simulate import simulate_patient
+from retinalogos.data.dataset import build_dataset, load_notes, load_records, load_rejects
+from retinalogos.data.images import (RejectedImage, crop_field, crop_square, find_field, quality_score,
+                                     read_photograph, thumbnail, turned_copies)
+from retinalogos.data.simulate import simulate_patient
 from retinalogos.data.sources import FolderSource
 
 SIDE, HEIGHT, WIDTH, LEFT, TOP = 384, 480, 720, 168, 48
-# x, y, radius of the field in the picture
-CIRCLE = np.array([LEFT + SIDE / 2, TOP + SIDE / 2, SIDE / 2])
+CIRCLE = np.array([LEFT + SIDE / 2, TOP + SIDE / 2, SIDE / 2])  # x, y, radius of the field in the picture
 EYE = simulate_patient(29, render_size=SIDE, cameras="one")[0].image
 Y, X = np.mgrid[:SIDE, :SIDE] / (SIDE - 1) - 0.5
 
@@ -26,8 +24,7 @@ def place(retina=EYE, ground=0):
     """The round retina in a picture of 720 x 480 pixels with `ground` around it."""
     picture = np.full((HEIGHT, WIDTH, 3), ground, np.uint8)
     inside = (np.hypot(X, Y) < 0.497)[..., None]
-    picture[TOP:TOP + SIDE, LEFT:LEFT + SIDE] = np.where(inside, retina,
-        np.asarray(ground, np.uint8))
+    picture[TOP:TOP + SIDE, LEFT:LEFT + SIDE] = np.where(inside, retina, np.asarray(ground, np.uint8))
     return picture
 
 
@@ -71,8 +68,7 @@ VIEWS = {
     "caliper": cv2.line(place(), (30, 60), (30, 420), (255, 255, 255), 3),
     "caliper that touches": cv2.line(place(), (100, 240), (200, 240), (255, 255, 255), 3),
     "reflection": cv2.ellipse(place(), (80, 240), (75, 200), 0, 0, 360, (235, 235, 235), -1),
-    "noisy ground": np.clip(place() + NOISE.integers(0, 14, (HEIGHT, WIDTH, 3)), 0,
-                            255).astype(np.uint8),
+    "noisy ground": np.clip(place() + NOISE.integers(0, 14, (HEIGHT, WIDTH, 3)), 0, 255).astype(np.uint8),
 }
 
 
@@ -81,8 +77,7 @@ def test_the_circle_of_the_field_is_found(name):
     field = find_field(VIEWS[name])
     assert np.abs(np.array([field.x, field.y, field.radius]) - CIRCLE).max() < 4, field
     expected = np.array([LEFT, TOP, LEFT + SIDE, TOP + SIDE])
-    assert (np.abs(np.array(field.box) - expected).max() <= 0.03
-            * SIDE), (f"{np.array(field.box) - expected}")
+    assert np.abs(np.array(field.box) - expected).max() <= 0.03 * SIDE, f"{np.array(field.box) - expected}"
     assert field.coverage > 0.97 and not field.note
 
 
@@ -91,24 +86,21 @@ def test_the_circle_of_the_field_is_found(name):
 def test_small_retinas_are_found(side, at):
     picture, circle = within(side, at)
     field = find_field(picture)
-    assert np.abs(np.array([field.x, field.y, field.radius])
-                  - circle).max() < 0.02 * side + 1, field
+    assert np.abs(np.array([field.x, field.y, field.radius]) - circle).max() < 0.02 * side + 1, field
 
 
 @pytest.mark.parametrize("name", ["on white", "words that touch", "caliper that touches"])
 def test_what_lies_around_the_circle_turns_black(name):
     square = crop_square(VIEWS[name])
     y, x = np.mgrid[:len(square), :len(square)] / (len(square) - 1) - 0.5
-    assert square[np.hypot(x, y) > 0.53].max() < 30
-    assert square[np.hypot(x, y) < 0.45].max(axis=1).min() > 30
+    assert square[np.hypot(x, y) > 0.53].max() < 30 and square[np.hypot(x, y) < 0.45].max(axis=1).min() > 30
 
 
 def text_page():
     page = np.full((HEIGHT, WIDTH, 3), 250, np.uint8)
     for line in range(12):
         at = (20, 40 + 35 * line)
-        cv2.putText(page, "the patient was seen on Monday", at, cv2.FONT_HERSHEY_SIMPLEX, 1,
-                    (0, 0, 0), 2)
+        cv2.putText(page, "the patient was seen on Monday", at, cv2.FONT_HERSHEY_SIMPLEX, 1, (0, 0, 0), 2)
     return page
 
 
@@ -119,18 +111,15 @@ def no_eyes():
     two = np.concatenate([place()[:, LEFT - 4:LEFT + SIDE + 4]] * 2, axis=1)
     board = np.kron(np.indices((8, 12)).sum(axis=0) % 2, np.full((60, 60), 255)).astype(np.uint8)
     triangle = np.array([[360, 20], [60, 460], [660, 460]])
-    section = np.repeat((np.exp(-((y - 240) / 25.0) ** 2) * 220).astype(np.uint8)[..., None], 3,
-                        axis=2)
+    section = np.repeat((np.exp(-((y - 240) / 25.0) ** 2) * 220).astype(np.uint8)[..., None], 3, axis=2)
     return {
         "page of text": (text_page(), "no round field"),
         "page inverted": (255 - text_page(), "text or noise"),
         "noise": (noise, "text or noise"),
         "coarse noise": (cv2.resize(coarse, (WIDTH, HEIGHT)), "no round field"),
         "chessboard": (cv2.cvtColor(board, cv2.COLOR_GRAY2RGB), "text or noise|no r"),
-        "gradient": (black + (np.arange(WIDTH) * 255 // WIDTH).astype(np.uint8)[:, None],
-                     "no round field"),
-        "one colour": (black + np.uint8([180, 80, 40]), "no round field"),
-        "black": (black, "black"),
+        "gradient": (black + (np.arange(WIDTH) * 255 // WIDTH).astype(np.uint8)[:, None], "no round field"),
+        "one colour": (black + np.uint8([180, 80, 40]), "no round field"), "black": (black, "black"),
         "a section": (section, "no r"), "two eyes": (two, "several round fields"),
         "rectangle": (cv2.rectangle(black.copy(), (100, 100), (620, 400), (200, 90, 40), -1),
                       "no round field"),
@@ -162,12 +151,10 @@ def test_simulated_photographs_come_out_as_they_are(cameras):
         image = simulate_patient((3, seed), render_size=256, cameras=cameras)[0].image
         left, top, right, bottom = find_field(image).box
         rows, columns = np.nonzero(cv2.GaussianBlur(image.max(axis=2), (3, 3), 0) > 40)
-        assert left <= columns.min() and right > columns.max() and top <= rows.min()
-        assert bottom > rows.max()
+        assert left <= columns.min() and right > columns.max() and top <= rows.min() and bottom > rows.max()
         square, field = crop_field(image)
         shown = field.box
-        assert np.array_equal(square[shown[1]:shown[3], shown[0]:shown[2]],
-                              image[top:bottom, left:right])
+        assert np.array_equal(square[shown[1]:shown[3], shown[0]:shown[2]], image[top:bottom, left:right])
 
 
 MEASURE = """
@@ -186,8 +173,7 @@ print((most() - before) / 12e6)
 
 
 def large_files(folder):
-    """Files of 4,000 x 3,000 pixels; how many bytes a pixel may be needed (OpenCV decodes 16 bits
-    in 12)."""
+    """Files of 4,000 x 3,000 pixels; how many bytes a pixel may be needed (OpenCV decodes 16 bits in 12)."""
     y, x = np.mgrid[:4000, :3000]
     grey = (x // 12).astype(np.uint8)
     colour = np.repeat(grey[..., None], 3, axis=2)
@@ -217,19 +203,16 @@ def test_deep_pictures_keep_their_values(tmp_path):
     Image.fromarray(values[..., 0] >> 4).save(tmp_path / "twelve.tif")
     assert np.array_equal(read_photograph(tmp_path / "twelve.tif")[..., 2], values[..., 0] >> 8)
     Image.fromarray(np.float32(values[..., 0] / 65535)).save(tmp_path / "F.tif")
-    assert np.abs(read_photograph(tmp_path / "F.tif")[..., 1].astype(int)
-                  - (values[..., 0] >> 8)).max() <= 1
+    assert np.abs(read_photograph(tmp_path / "F.tif")[..., 1].astype(int) - (values[..., 0] >> 8)).max() <= 1
     opaque = np.where(values[..., 0] > 32767, 255, 0).astype(np.uint8)
     alpha = np.dstack([(values >> 8).astype(np.uint8), opaque])
     Image.fromarray(alpha).save(tmp_path / "alpha.png")
-    assert np.array_equal(read_photograph(tmp_path / "alpha.png"),
-                          alpha[..., :3] * (alpha[..., 3:] > 0))
+    assert np.array_equal(read_photograph(tmp_path / "alpha.png"), alpha[..., :3] * (alpha[..., 3:] > 0))
 
 
 def turn(image, degrees):
     size = len(image)
-    return cv2.warpAffine(image, cv2.getRotationMatrix2D((size / 2 - 0.5,) * 2, degrees, 1),
-                          (size, size))
+    return cv2.warpAffine(image, cv2.getRotationMatrix2D((size / 2 - 0.5,) * 2, degrees, 1), (size, size))
 
 
 COPIES = {  # how, mirrored
@@ -289,8 +272,7 @@ def hazy_eye(seed, side):
     rng, eye = np.random.default_rng(seed), np.zeros((SIDE, SIDE, 3), np.uint8)
     cv2.circle(eye, (SIDE // 2, SIDE // 2), SIDE // 2 - 4, (150, 90, 50), -1)
     for _ in range(14):
-        path = np.cumsum(rng.normal(0, 14, (40, 2)) + rng.normal(0, 7, 2),
-                         axis=0) + (side * SIDE, SIDE / 2)
+        path = np.cumsum(rng.normal(0, 14, (40, 2)) + rng.normal(0, 7, 2), axis=0) + (side * SIDE, SIDE / 2)
         cv2.polylines(eye, [path.astype(np.int32)], False, (130, 70, 40), 4)
     eye = cv2.circle(eye, (round(side * SIDE), SIDE // 2), 22, (250, 180, 170), -1)
     return cv2.GaussianBlur(eye, (0, 0), 1.5) * (np.hypot(X, Y) < 0.48)[..., None]
@@ -310,8 +292,7 @@ def built(folder, pictures, eyes, **options):
     rows = "".join(f"{name},{eyes.get(name, '')},p{k}\n" for k, name in enumerate(pictures))
     (folder / "set/labels.csv").write_text("image,eye,patient\n" + rows, encoding="utf-8")
     source = FolderSource(folder / "set", columns={"eye": "eye", "patient": "patient"})
-    sizes = dict(low_resolution=32, high_resolution=128, seed=0, val_fraction=0.3,
-                 test_fraction=0.3)
+    sizes = dict(low_resolution=32, high_resolution=128, seed=0, val_fraction=0.3, test_fraction=0.3)
     build_dataset(folder / "out", source, **sizes, **options)
     records = load_records(folder / "out").set_index("file")
     notes = load_notes(folder / "out").set_index("image_id").note
@@ -319,12 +300,10 @@ def built(folder, pictures, eyes, **options):
     return records, load_rejects(folder / "out").set_index("file").reason, told
 
 
-@pytest.mark.parametrize("side, words",
-                         [("OS", "one eye is counted as two"), ("OD", "the wrong way round")])
+@pytest.mark.parametrize("side, words", [("OS", "one eye is counted as two"), ("OD", "the wrong way round")])
 def test_a_mirrored_copy_is_noted_and_stays_in_one_split(tmp_path, strangers, side, words):
     eyes = strangers[0]
-    pictures = ({"a.png": place(EYE), "b.png": place(EYE[:, ::-1])}
-                | {f"{k}.png": eyes[k] for k in range(8)})
+    pictures = {"a.png": place(EYE), "b.png": place(EYE[:, ::-1])} | {f"{k}.png": eyes[k] for k in range(8)}
     records, _, notes = built(tmp_path, pictures, {"a.png": "OD", "b.png": side})
     assert records.split["images/a.png"] == records.split["images/b.png"]
     assert "a mirrored copy of images/a.png" in notes["images/b.png"]
@@ -341,8 +320,7 @@ def test_pictures_without_an_eye_and_of_too_little_quality_are_rejected_with_a_r
     score = records.quality_score["images/blurred.png"]
     assert score < 0.5 * records.quality_score["images/good.png"]
     records, rejects, _ = built(tmp_path / "strict", pictures, {}, min_quality=0.5)
-    assert rejects[
-        "images/blurred.png"] == f"quality score {score:.2f} is below dataset.min_quality 0.5"
+    assert rejects["images/blurred.png"] == f"quality score {score:.2f} is below dataset.min_quality 0.5"
     assert "images/good.png" in records.index
 
 

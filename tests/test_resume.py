@@ -1,6 +1,7 @@
 """States and weights: what another run left, what is damaged, what only changes the cost."""
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from retinalogos.config import UserError
 from retinalogos.training.encoders import build_autoencoder, load_autoencoder, seal
-from retinalogos.training.pairs import FlowData
-from retinalogos.training.trainer import (TrainSettings, accelerate_notes, load_state,
-                                          read_state, save_state, train_flow)
-from retinalogos.training.transformer import build_transformer, initialise
+from retinalogos.training.trainer import (FlowData, TrainSettings, accelerate_notes, build_transformer, initialise,
+                                          load_state, read_state, save_state, train_flow)
 
 SETTINGS = TrainSettings(steps=12, batch_size=8, lr=1e-3, checkpoint_every=4, warmup_steps=2)
 
@@ -21,8 +20,7 @@ SETTINGS = TrainSettings(steps=12, batch_size=8, lr=1e-3, checkpoint_every=4, wa
 def data():
     torch.manual_seed(0)
     mask = torch.ones(32, 8, dtype=torch.long)
-    return FlowData(torch.randn(32, 4, 4, 4), torch.randn(32, 8, 16), mask,
-                    torch.zeros(1, 8, 16), mask[:1])
+    return FlowData(torch.randn(32, 4, 4, 4), torch.randn(32, 8, 16), mask, torch.zeros(1, 8, 16), mask[:1])
 
 
 def fresh():
@@ -41,37 +39,28 @@ def stop_at(last):
 def stopped(data, tmp_path):
     """A state at step 9 of 12: asked to stop after step 8, it makes one more."""
     with pytest.raises(KeyboardInterrupt):
-        train_flow(fresh(), data, SETTINGS, 0, data, state=tmp_path / "run.pt", progress=False,
-                   watch=stop_at(8))
+        train_flow(fresh(), data, SETTINGS, 0, data, state=tmp_path / "run.pt", progress=False, watch=stop_at(8))
     assert read_state(tmp_path / "run.pt")["step"] == 9
     return tmp_path / "run.pt"
 
 
-@pytest.mark.parametrize("change", [{}, {"micro_batch_size": 2},
-                                    {"gradient_checkpointing": True}, {"checkpoint_every": 3},
-                                    {"patience": 5}], ids=lambda change:
-                         next(iter(change), "nothing"))
+@pytest.mark.parametrize("change", [{}, {"micro_batch_size": 2}, {"gradient_checkpointing": True}, {"checkpoint_every": 3}, {"patience": 5}],
+                         ids=lambda change: next(iter(change), "nothing"))
 def test_what_only_changes_the_cost_goes_on(data, stopped, capsys, change):
     seen = []
-    model, losses = train_flow(fresh(), data, SETTINGS.model_copy(update=change), 0, data,
-                               state=stopped, progress=False, watch=lambda model,
-                               step: seen.append(step) or {})
+    model, losses = train_flow(fresh(), data, replace(SETTINGS, **change), 0, data, state=stopped, progress=False,
+                               watch=lambda model, step: seen.append(step) or {})
     assert "going on at step 9 of 12" in capsys.readouterr().out and min(seen) > 9
     whole, expected = train_flow(fresh(), data, SETTINGS, 0, data, progress=False)
-    assert losses.step.tolist() == expected.step.tolist()
-    assert abs(losses.loss - expected.loss).max() < 1e-4
-    assert max(float((a - b).abs().max()) for a, b in zip(model.parameters(),
-        whole.parameters())) < 1e-4
+    assert losses.step.tolist() == expected.step.tolist() and abs(losses.loss - expected.loss).max() < 1e-4
+    assert max(float((a - b).abs().max()) for a, b in zip(model.parameters(), whole.parameters())) < 1e-4
 
 
-@pytest.mark.parametrize("change", [{"lr": 2e-3}, {"steps": 16}, {"batch_size": 4},
-                                    {"caption_dropout": 0.2}],
-                         ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize("change", [{"lr": 2e-3}, {"steps": 16}, {"batch_size": 4}, {"caption_dropout": 0.2}], ids=lambda change: next(iter(change)))
 def test_another_run_keeps_the_state_of_the_first(data, stopped, capsys, change):
     before = read_state(stopped)
     with pytest.raises(KeyboardInterrupt):
-        train_flow(fresh(), data, SETTINGS.model_copy(update=change), 0, state=stopped, progress=False,
-                   watch=stop_at(4))
+        train_flow(fresh(), data, replace(SETTINGS, **change), 0, state=stopped, progress=False, watch=stop_at(4))
     printed = capsys.readouterr().out
     assert "kept as run." in printed and "going on" not in printed
     train_flow(fresh(), data, SETTINGS, 0, data, state=stopped, progress=False)
@@ -95,12 +84,9 @@ def spoil(path):
     torch.save(state, path)
 
 
-DAMAGE = {"empty": (lambda path: path.write_bytes(b""), "an empty file"),
-          "cut": (cut, "not a readable state"),
-          "text": (lambda path: path.write_text("hello"), "not a readable state"),
-          "flipped": (flip, "damaged"), "nan": (spoil, "not finite"),
-          "a list": (lambda path: torch.save([1, 2], path), "something else"),
-          "no run": (lambda path: torch.save({"step": 3}, path), "something else"),
+DAMAGE = {"empty": (lambda path: path.write_bytes(b""), "an empty file"), "cut": (cut, "not a readable state"),
+          "text": (lambda path: path.write_text("hello"), "not a readable state"), "flipped": (flip, "damaged"), "nan": (spoil, "not finite"),
+          "a list": (lambda path: torch.save([1, 2], path), "something else"), "no run": (lambda path: torch.save({"step": 3}, path), "something else"),
           "a number": (lambda path: torch.save(torch.zeros(3), path), "something else")}
 
 
@@ -120,8 +106,7 @@ def test_states_of_other_runs_each_keep_their_name(tmp_path):
         assert load_state(path, run) is None
         save_state(path, {"run": run, "step": ord(run), "weights": torch.ones(2)})
     assert load_state(path, "a")["step"] == ord("a") and load_state(path, "b")["step"] == ord("b")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["state.a.pt", "state.c.pt",
-        "state.pt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["state.a.pt", "state.c.pt", "state.pt"]
 
 
 @pytest.fixture()
@@ -141,8 +126,7 @@ def half_zeros(file):
 def nan(file):
     tensors = load_file(file)
     name = next(iter(tensors))
-    save_file(tensors | {name: torch.full_like(tensors[name], float("nan"))}, file,
-              metadata={"format": "pt"})
+    save_file(tensors | {name: torch.full_like(tensors[name], float("nan"))}, file, metadata={"format": "pt"})
 
 
 def one_byte(file):
@@ -151,10 +135,8 @@ def one_byte(file):
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage, reason",
-                         [(half_zeros, "not those that were written"),
-                          (one_byte, "not those that were written"), (nan, "not finite"),
-                          (lambda file: file.write_bytes(b""), "no weights")])
+@pytest.mark.parametrize("damage, reason", [(half_zeros, "not those that were written"), (one_byte, "not those that were written"),
+                                            (nan, "not finite"), (lambda file: file.write_bytes(b""), "no weights")])
 def test_damaged_weights_are_told(weights, damage, reason):
     damage(weights)
     with pytest.raises(UserError, match=reason):
@@ -166,18 +148,16 @@ def test_stock_folders_need_no_seal(weights):
     load_autoencoder(weights.parent)
 
 
-@pytest.mark.parametrize("variable, value",
-                         [("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
-                          ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "many"),
-                          ("ACCELERATE_MIXED_PRECISION", "bf16")])
+@pytest.mark.parametrize("variable, value", [
+    ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"), ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "many"),
+    ("ACCELERATE_MIXED_PRECISION", "bf16")])
 def test_variables_of_accelerate_change_no_result(data, monkeypatch, capsys, variable, value):
     trained = []
     for environment in ({}, {variable: value}):
-        # else the precision of the first training in this process would stay
-        AcceleratorState._reset_state()
+        AcceleratorState._reset_state()  # else the precision of the first training in this process would stay
         for name in environment:
             monkeypatch.setenv(name, value)
-        trained.append(train_flow(fresh(), data, SETTINGS.model_copy(update={"steps": 3}), 0, progress=False))
+        trained.append(train_flow(fresh(), data, replace(SETTINGS, steps=3), 0, progress=False))
         assert (f"{variable}={value} is not used" in capsys.readouterr().out) == bool(environment)
     (first, losses), (second, others) = trained
     assert losses.loss.tolist() == others.loss.tolist()
@@ -186,8 +166,7 @@ def test_variables_of_accelerate_change_no_result(data, monkeypatch, capsys, var
 
 @pytest.mark.parametrize("environment, notes", [
     ({}, []),
-    ({"ACCELERATE_USE_CPU": "false", "ACCELERATE_DYNAMO_BACKEND": "no",
-      "ACCELERATE_MIXED_PRECISION": "no"}, []),
+    ({"ACCELERATE_USE_CPU": "false", "ACCELERATE_DYNAMO_BACKEND": "no", "ACCELERATE_MIXED_PRECISION": "no"}, []),
     ({"ACCELERATE_USE_CPU": "true"}, ["ACCELERATE_USE_CPU is set: training runs on the CPU"]),
     ({"ACCELERATE_TORCH_DEVICE": "cuda:1"}, ["ACCELERATE_TORCH_DEVICE=cuda:1 is used"]),
     ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, ["ACCELERATE_DYNAMO_BACKEND=INDUCTOR is used"])])
@@ -199,10 +178,9 @@ def test_variables_of_accelerate_are_told(monkeypatch, environment, notes):
     assert accelerate_notes("no") == notes
 
 
-@pytest.mark.parametrize("variable, value, reason",
-                         [("ACCELERATE_USE_DEEPSPEED", "true", "cannot do"),
-                          ("ACCELERATE_USE_MEGATRON_LM", "1", "cannot do"),
-                          ("ACCELERATE_USE_CPU", "perhaps", "neither true nor false")])
+@pytest.mark.parametrize("variable, value, reason", [
+    ("ACCELERATE_USE_DEEPSPEED", "true", "cannot do"), ("ACCELERATE_USE_MEGATRON_LM", "1", "cannot do"),
+    ("ACCELERATE_USE_CPU", "perhaps", "neither true nor false")])
 def test_variables_of_accelerate_that_cannot_be_obeyed(data, monkeypatch, variable, value, reason):
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable}.*{reason}"):

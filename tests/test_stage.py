@@ -1,5 +1,4 @@
-"""The stage runner as DVC and a person meet it: a process with an exit status, in a project of one
-stage."""
+"""The stage runner as DVC and a person meet it: a process with an exit status, in a project of one stage."""
 import json
 import os
 import shutil
@@ -15,8 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).parent.parent
-PARAMETERS = ["seed", "low_resolution", "high_resolution", "use_rule", "use_clip",
-              "rule_threshold", "clip_quantile", "llm", "llm_threshold"]
+PARAMETERS = ["seed", "low_resolution", "high_resolution", "use_rule", "use_clip", "rule_threshold", "clip_quantile", "llm", "llm_threshold"]
 NOTEBOOK = "nbs/stages/04_purify.ipynb"
 
 
@@ -33,9 +31,8 @@ def write(project, *cells, tags=("parameters",), names=PARAMETERS):
 
 
 def start(project, stage="purify", **env):
-    return subprocess.Popen([sys.executable, "-m", "retinalogos.stage", stage], cwd=project,
-                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=os.environ | {"PYTHONPATH": str(ROOT)} | env)
+    return subprocess.Popen([sys.executable, "-m", "retinalogos.stage", stage], cwd=project, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)} | env)
 
 
 def run(project, stage="purify", **env):
@@ -49,31 +46,23 @@ def files(project):
 
 
 def test_a_stage_gets_its_section_and_runs_at_the_root(project):
-    write(project, "import os, json\njson.dump([seed, use_rule, os.getcwd()], "
-          "open('seen.json', 'w'))\nprint('hello')")
+    write(project, "import os, json\njson.dump([seed, use_rule, os.getcwd()], open('seen.json', 'w'))\nprint('hello')")
     status, out, err = run(project)
     assert (status, err) == (0, "")
-    assert json.loads((project / "seen.json").read_text()) == [20261124, True,
-        str(project.resolve())]
-    assert out.splitlines()[0].startswith("== purify: started") and "hello" in out
-    assert "== purify: done in" in out
+    assert json.loads((project / "seen.json").read_text()) == [20261124, True, str(project.resolve())]
+    assert out.splitlines()[0].startswith("== purify: started") and "hello" in out and "== purify: done in" in out
     cost = json.loads((project / "data/run/purify.json").read_text())
-    assert set(cost) == {"stage", "seconds", "peak_memory_gb", "cores"}
-    assert cost["peak_memory_gb"] > 0.05
+    assert set(cost) == {"stage", "seconds", "peak_memory_gb", "cores"} and cost["peak_memory_gb"] > 0.05
 
 
 def test_the_same_stage_twice_gives_the_same_bytes(project):
-    write(project, "from retinalogos.config import write_json\nwrite_json('out.json', "
-          "sorted({'a', 'b', 'c'}) + [hash('a')])")
+    write(project, "from retinalogos.config import write_json\nwrite_json('out.json', sorted({'a', 'b', 'c'}) + [hash('a')])")
     first = run(project)[0], (project / "out.json").read_bytes()
-    assert (first == (run(project)[0], (project
-                                        / "out.json").read_bytes())), (
-                                            "hashes of strings must not vary")
+    assert first == (run(project)[0], (project / "out.json").read_bytes()), "hashes of strings must not vary"
 
 
 @pytest.mark.parametrize("change, said", [
-    (dict(names=PARAMETERS[:-1] + ["clip_quantil"]),
-     "parameter 'clip_quantil' is not in params.yaml; did you mean 'clip_quantile'?"),
+    (dict(names=PARAMETERS[:-1] + ["clip_quantil"]), "parameter 'clip_quantil' is not in params.yaml; did you mean 'clip_quantile'?"),
     (dict(names=PARAMETERS[:-1]), "no parameter 'llm_threshold' for this key of params.yaml"),
     (dict(tags=()), "expected one cell tagged 'parameters', found 0"),
 ])
@@ -81,17 +70,14 @@ def test_parameters_that_do_not_match_stop_it_before_it_starts(project, change, 
     write(project, "open('ran', 'w')", **change)
     before = files(project)
     status, out, err = run(project)
-    assert status == 2 and said in err and len(err.strip().splitlines()) == 1
-    assert "Traceback" not in err
+    assert status == 2 and said in err and len(err.strip().splitlines()) == 1 and "Traceback" not in err
     assert files(project) == before
 
 
 @pytest.mark.parametrize("old, new, said", [
-    ("  clip_quantile:", "  clip_quantil:",
-     "section 'purify': unknown key 'clip_quantil'; did you mean 'clip_quantile'?"),
+    ("  clip_quantile:", "  clip_quantil:", "section 'purify': unknown key 'clip_quantil'; did you mean 'clip_quantile'?"),
     ("  seed: 20261124\n", "", "section 'base': missing key 'seed'"),
-    ("  clip_quantile: ", "  clip_quantile: 7 #",
-     "key 'clip_quantile': input should be less than 1, got 7"),
+    ("  clip_quantile: ", "  clip_quantile: 7 #", "key 'clip_quantile': input should be less than 1, got 7"),
 ])
 def test_a_fault_in_params_stops_it_before_it_starts(project, old, new, said):
     write(project, "open('ran', 'w')")
@@ -112,8 +98,7 @@ def test_a_stage_without_its_notebook(project):
     assert status == 2 and "expected one nbs/stages/NN_dataset.ipynb, found 0" in err
 
 
-FOLDER = ("from retinalogos.config import stage_folder\nwith "
-          "stage_folder('data/purified') as f:\n    (f / 'scores').write_text('{}')\n    {}")
+FOLDER = "from retinalogos.config import stage_folder\nwith stage_folder('data/purified') as f:\n    (f / 'scores').write_text('{}')\n    {}"
 
 
 def test_a_failure_leaves_the_earlier_result_and_the_failing_cell(project):
@@ -122,22 +107,17 @@ def test_a_failure_leaves_the_earlier_result_and_the_failing_cell(project):
     cost = (project / "data/run/purify.json").read_bytes()
     write(project, FOLDER.format("half", "1 / 0"), "open('ran', 'w')")
     status, out, err = run(project)
-    assert status == 1 and "ZeroDivisionError: division by zero" in err
-    assert "data/executed/04_purify.ipynb" in err
+    assert status == 1 and "ZeroDivisionError: division by zero" in err and "data/executed/04_purify.ipynb" in err
     assert len(err.splitlines()) < 20
-    assert (project / "data/purified/scores").read_text() == "good"
-    assert not (project / "ran").exists()
-    assert files(project / "data") == ["executed/04_purify.ipynb", "purified/scores",
-                                       "run/purify.json"]
-    assert (project
-            / "data/run/purify.json").read_bytes() == cost, "the cost of the last run that ended well"
+    assert (project / "data/purified/scores").read_text() == "good" and not (project / "ran").exists()
+    assert files(project / "data") == ["executed/04_purify.ipynb", "purified/scores", "run/purify.json"]
+    assert (project / "data/run/purify.json").read_bytes() == cost, "the cost of the last run that ended well"
     cells = nbformat.read(project / "data/executed/04_purify.ipynb", as_version=4).cells
     assert any(o.output_type == "error" for cell in cells for o in cell.get("outputs", []))
 
 
 def test_an_error_of_the_user_is_told_in_its_own_words(project):
-    write(project, "from retinalogos.config import UserError\nraise "
-          "UserError('labels.csv: no column image; rename it')")
+    write(project, "from retinalogos.config import UserError\nraise UserError('labels.csv: no column image; rename it')")
     status, out, err = run(project)
     assert (status, err) == (1, "error: stage purify: labels.csv: no column image; rename it\n")
 
@@ -151,8 +131,7 @@ def test_a_killed_kernel_is_told(project):
 def test_installed_kernels_are_of_no_account(project, tmp_path_factory):
     jupyter = tmp_path_factory.mktemp("jupyter")
     (jupyter / "kernels/python3").mkdir(parents=True)
-    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "broken",
-            "language": "python"}
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "broken", "language": "python"}
     (jupyter / "kernels/python3/kernel.json").write_text(json.dumps(spec))
     write(project, "import sys\nprint('run by', sys.executable)")
     status, out, err = run(project, JUPYTER_PATH=str(jupyter))
@@ -172,24 +151,23 @@ def test_what_it_prints_is_seen_while_it_runs(project):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopping_it_stops_the_kernel(project, how):
-    write(project, "import os, time\ntry:\n    print(os.getpid(), flush=True)\n    "
-          "time.sleep(120)\nfinally:\n    open('tidied', 'w')", "open('ran', 'w')")
+    write(project, "import os, time\ntry:\n    print(os.getpid(), flush=True)\n    time.sleep(120)\nfinally:\n    open('tidied', 'w')", "open('ran', 'w')")
     process = start(project)
     kernel = psutil.Process(next(int(line) for line in process.stdout if line.strip().isdigit()))
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     assert process.returncode == (-how if how == signal.SIGKILL else 130), err
-    if how != signal.SIGKILL:  # a kernel that is asked while it starts may say more before
-        assert (project / "tidied").exists()
-        assert err.endswith(f"stage purify: stopped ({how.name})\n")
+    if how != signal.SIGKILL:
+        line, tornado = f"stage purify: stopped ({how.name})\n", "ERROR:tornado.general:Uncaught exception in ZMQStream callback\n"
+        before = err.removesuffix(line)  # ipykernel's own words, where the signal met it between two messages; none of ours
+        assert (project / "tidied").exists() and err.endswith(line) and (not before or before.startswith(tornado)), err
     psutil.wait_procs([kernel], timeout=20)
     assert not kernel.is_running(), "the work goes on without anybody"
     assert not (project / "data/run/purify.json").exists() and not (project / "ran").exists()
 
 
 def test_progress_bars_do_not_flood(project):
-    write(project, "from tqdm import tqdm\nimport time\nfor _ in tqdm(range(400)): "
-          "time.sleep(0.005)")
+    write(project, "from tqdm import tqdm\nimport time\nfor _ in tqdm(range(400)): time.sleep(0.005)")
     status, out, err = run(project)
     assert status == 0 and "400/400" in err and err.count("\r") < 10
     page = nbformat.read(project / "data/executed/04_purify.ipynb", as_version=4)

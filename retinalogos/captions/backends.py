@@ -43,17 +43,15 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from retinalogos.captions.prompts import (STRUCTURES, InvalidAnswer, Prompt, answer_schema,
-    plain_text, read_answer)
+from .prompts import STRUCTURES, InvalidAnswer, Prompt, answer_schema, plain_text, read_answer
 from .template import caption_record
 from ..config import Settings, UserError, pick_device
-from ..eye.records import EyeRecord, Findings
+from ..data.records import EyeRecord, Findings
 
 # %% ../../nbs/captions/03_backends.ipynb #abd61fe6
 @dataclass(frozen=True)
 class Job:
-    """One photograph to be captioned: PNG bytes, its record, exact findings (simulated only), a
-    seed, and the journal's key for it."""
+    """One photograph to be captioned: PNG bytes, its record, exact findings (simulated only), a seed, and the journal's key for it."""
     image_id: str
     image: bytes
     record: EyeRecord
@@ -61,7 +59,7 @@ class Job:
     findings: Findings | None = None
     key: str = ""
 
-# %% ../../nbs/captions/03_backends.ipynb #f5f20a5b
+
 @dataclass(frozen=True)
 class TextJob:
     """A question in text alone, a seed, and the journal's key for it."""
@@ -69,20 +67,18 @@ class TextJob:
     seed: int = 0
     key: str = ""
 
-# %% ../../nbs/captions/03_backends.ipynb #4246e019
+
 @dataclass(frozen=True)
 class Result:
-    """What came of a job: a caption (then `error` is empty) or the reason why there is none, and
-    what it cost. For a `TextJob`, `caption` is the answer taken.
+    """What came of a job: a caption (then `error` is empty) or the reason why there is none, and what it cost. For a `TextJob`, `caption` is the answer taken.
 
-    `attempts` counts requests, `seconds` their time, the tokens are sums over all of them; `seen`
-    is how the model judged each structure.
+    `attempts` counts requests, `seconds` their time, the tokens are sums over all of them; `seen` is how the model judged each structure.
     """
     job: Job | TextJob
     caption: str = ""
     error: str = ""
     attempts: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.
     prompt_tokens: int = 0
     answer_tokens: int = 0
     seen: dict[str, str] = field(default_factory=dict)
@@ -97,13 +93,11 @@ class Backend(Protocol):
     temperature: float
 
     def answer(self, jobs: Iterable[Job]) -> Iterator[Result]:
-        """One result for each job, as they are done. Jobs are drawn lazily; `UserError` when no job
-        at all can be done."""
+        """One result for each job, as they are done. Jobs are drawn lazily; `UserError` when no job at all can be done."""
 
 # %% ../../nbs/captions/03_backends.ipynb #8ff39476
 class Reply(NamedTuple):
-    """What a model wrote, its tokens, the likely first tokens with their log-probabilities where
-    they are known, and
+    """What a model wrote, its tokens, the likely first tokens with their log-probabilities where they are known, and
     `fault`: why the text may be no answer (cut, filtered, empty)."""
     text: str
     prompt_tokens: int = 0
@@ -111,14 +105,12 @@ class Reply(NamedTuple):
     first: dict[str, float] = {}
     fault: str = ""
 
-# %% ../../nbs/captions/03_backends.ipynb #b84e5c99
+
 @dataclass(frozen=True)
 class TextPrompt:
-    """How questions in text alone are put: the rules, the longest answer in tokens, and `read`:
-    what is taken of a reply; it raises `InvalidAnswer`.
+    """How questions in text alone are put: the rules, the longest answer in tokens, and `read`: what is taken of a reply; it raises `InvalidAnswer`.
 
-    schema : JSON schema of the answer, or None. likely : how many likely first tokens we want to
-        know.
+    schema : JSON schema of the answer, or None. likely : how many likely first tokens we want to know.
     """
     system: str
     max_tokens: int
@@ -129,19 +121,17 @@ class TextPrompt:
     @property
     def hash(self) -> str:
         """16 hex digits over all that is asked."""
-        return hashlib.sha256(json.dumps([self.system, self.max_tokens, self.schema,
-                                          self.likely]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.system, self.max_tokens, self.schema, self.likely]).encode()).hexdigest()[:16]
 
 # %% ../../nbs/captions/03_backends.ipynb #51e23702
 @dataclass(frozen=True)
 class TemplateBackend:
-    """Captions from records by `captions.template`; true, varied, and free. A job's seed decides
-    its wording."""
+    """Captions from records by `captions.template`; true, varied, and free. A job's seed decides its wording."""
     style: str = "short"
     name: str = "template"
     revision: str = ""
     prompt_hash: str = ""
-    temperature: float = 0.0
+    temperature: float = 0.
 
     @property
     def model(self) -> str:
@@ -151,56 +141,41 @@ class TemplateBackend:
     def answer(self, jobs: Iterable[Job]) -> Iterator[Result]:
         """One caption for each job, in order."""
         for job in jobs:
-            yield Result(job, caption_record(job.record, job.findings,
-                                             np.random.default_rng(job.seed), self.style),
-                         attempts=1)
+            yield Result(job, caption_record(job.record, job.findings, np.random.default_rng(job.seed), self.style), attempts=1)
 
 # %% ../../nbs/captions/03_backends.ipynb #2048472e
 def folder_revision(folder: Path) -> str:
-    """16 hex digits over the weights and settings of a model folder, the revision of a model that
-    comes from no hub."""
+    """16 hex digits over the weights and settings of a model folder, the revision of a model that comes from no hub."""
     digest = hashlib.sha256()
-    for file in sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json",
-            ".jinja")):
-        with file.open("rb") as content:
-            digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+    for file in sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json", ".jinja")):
+        with file.open("rb") as content: digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/captions/03_backends.ipynb #c42937ea
+
 def model_revision(model: str, revision: str | None, setting: str = "captions.model") -> str:
-    """The exact revision of a hub model or model folder; `UserError` that names the `setting` when
-    there is no such model."""
+    """The exact revision of a hub model or model folder; `UserError` that names the `setting` when there is no such model."""
     from transformers import AutoConfig
-    if Path(model).is_dir():
-        return folder_revision(Path(model))
-    try:
-        return AutoConfig.from_pretrained(model, revision=revision,
-                                          trust_remote_code=False)._commit_hash or revision or ""
+    if Path(model).is_dir(): return folder_revision(Path(model))
+    try: return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)._commit_hash or revision or ""
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{setting} '{model}': no such folder, and the hub gives no such model "
-                        f"({reason})") from None
+        raise UserError(f"{setting} '{model}': no such folder, and the hub gives no such model ({reason})") from None
 
 # %% ../../nbs/captions/03_backends.ipynb #16a7038c
 def load_vlm(model: str, revision: str | None, device: str):
-    """(model, processor) of a hub name or folder, ready on `device`; `UserError` when it is no
-    image-text-to-text model."""
+    """(model, processor) of a hub name or folder, ready on `device`; `UserError` when it is no image-text-to-text model."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
     options = {"revision": revision, "trust_remote_code": False}
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     try:
         processor = AutoProcessor.from_pretrained(model, **options)
-        loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype,
-            use_safetensors=True, **options)
+        loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"captions.model '{model}' cannot be loaded: "
-                        f"{' '.join(str(error).split())[:300]}") from None
-    if getattr(processor, "chat_template", None) is None:
-        raise UserError(f"captions.model '{model}': its processor has no chat template")
+        raise UserError(f"captions.model '{model}' cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    if getattr(processor, "chat_template", None) is None: raise UserError(f"captions.model '{model}': its processor has no chat template")
     processor.tokenizer.padding_side = "left"
-    if processor.tokenizer.pad_token is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    if processor.tokenizer.pad_token is None: processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return loaded.to(device).eval(), processor
 
 # %% ../../nbs/captions/03_backends.ipynb #993ccb5a
@@ -214,49 +189,34 @@ def chat(prompt: Prompt, record: EyeRecord, picture: dict, refused: str = "") ->
     """
     again = REFUSED.format(refused) if refused else ""
     return [{"role": "system", "content": [{"type": "text", "text": prompt.system}]},
-            {"role": "user", "content": [picture,
-                                         {"type": "text", "text":
-                                          prompt.user(record) + again}]}]
+            {"role": "user", "content": [picture, {"type": "text", "text": prompt.user(record) + again}]}]
 
 # %% ../../nbs/captions/03_backends.ipynb #dfd37e86
 def cut_at(tokens) -> str:
     """The reason of an answer that did not end."""
     return f"cut at {tokens} tokens (finish_reason length)"
 
-# %% ../../nbs/captions/03_backends.ipynb #db79029f
-def write_on(model, tokenizer, inputs, most: int, tries: list[Result],
-             temperature: float) -> list[Reply]:
-    """What a model of transformers writes, at most `most` tokens, after the `inputs` of a batch of
-    unfinished results that all have as many attempts behind them."""
+
+def write_on(model, tokenizer, inputs, most: int, tries: list[Result], temperature: float) -> list[Reply]:
+    """What a model of transformers writes, at most `most` tokens, after the `inputs` of a batch of unfinished results that all have as many attempts behind them."""
     import torch
-    # an answer that was refused is not written once more
-    temperature = max(temperature, 0.5 if tries[0].attempts else 0)
+    temperature = max(temperature, .5 if tries[0].attempts else 0)  # an answer that was refused is not written once more
     torch.manual_seed(tries[0].job.seed + tries[0].attempts)
     how = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    with torch.inference_mode():
-        written = model.generate(**inputs, max_new_tokens=most,
-                                 pad_token_id=tokenizer.pad_token_id, **how)
+    with torch.inference_mode(): written = model.generate(**inputs, max_new_tokens=most, pad_token_id=tokenizer.pad_token_id, **how)
     answers = written[:, inputs["input_ids"].shape[1]:]
     counts = (answers != tokenizer.pad_token_id).sum(1).tolist()
-    asked, texts = inputs["attention_mask"].sum(1).tolist(), tokenizer.batch_decode(answers,
-        skip_special_tokens=True)
+    asked, texts = inputs["attention_mask"].sum(1).tolist(), tokenizer.batch_decode(answers, skip_special_tokens=True)
     faults = [cut_at(most) if count >= most else "" for count in counts]
-    return [Reply(text, n, count, {}, fault) for text, n, count, fault in zip(texts, asked,
-        counts, faults)]
+    return [Reply(text, n, count, {}, fault) for text, n, count, fault in zip(texts, asked, counts, faults)]
 
-# %% ../../nbs/captions/03_backends.ipynb #efac9ba6
-def write_answers(model, processor, prompt: Prompt, tries: list[Result],
-                  temperature: float) -> list[Reply]:
-    """What a vision-language model says of the photographs of a batch of unfinished results (see
-    `write_on`)."""
-    pictures = [{"type": "image", "image": Image.open(io.BytesIO(t.job.image)).convert("RGB")}
-                for t in tries]
-    questions = [chat(prompt, t.job.record, picture, t.error)
-                 for t, picture in zip(tries, pictures)]
-    inputs = processor.apply_chat_template(questions, add_generation_prompt=True, tokenize=True,
-                                           return_dict=True, return_tensors="pt", padding=True)
-    return write_on(model, processor.tokenizer, inputs.to(model.device, dtype=model.dtype),
-                    prompt.max_tokens, tries, temperature)
+
+def write_answers(model, processor, prompt: Prompt, tries: list[Result], temperature: float) -> list[Reply]:
+    """What a vision-language model says of the photographs of a batch of unfinished results (see `write_on`)."""
+    pictures = [{"type": "image", "image": Image.open(io.BytesIO(t.job.image)).convert("RGB")} for t in tries]
+    questions = [chat(prompt, t.job.record, picture, t.error) for t, picture in zip(tries, pictures)]
+    inputs = processor.apply_chat_template(questions, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True)
+    return write_on(model, processor.tokenizer, inputs.to(model.device, dtype=model.dtype), prompt.max_tokens, tries, temperature)
 
 # %% ../../nbs/captions/03_backends.ipynb #08a4d66a
 @dataclass
@@ -265,7 +225,7 @@ class TransformersBackend:
     prompt: Prompt
     model: str
     given_revision: str | None = None
-    temperature: float = 0.0
+    temperature: float = 0.
     batch_size: int = 8
     max_attempts: int = 3
     device: str = "auto"
@@ -273,33 +233,27 @@ class TransformersBackend:
     setting: str = "captions.model"  # where the model is named
 
     def __post_init__(self):
-        self.revision, self.prompt_hash, self.loaded = model_revision(self.model,
-            self.given_revision, self.setting), self.prompt.hash, None
+        self.revision, self.prompt_hash, self.loaded = model_revision(self.model, self.given_revision, self.setting), self.prompt.hash, None
 
     def write(self, batch: list[Result]) -> list[Reply]:
         """One reply for each of a batch; loads the model the first time."""
-        if self.loaded is None:
-            self.loaded = load_vlm(self.model, self.given_revision, pick_device(self.device))
+        if self.loaded is None: self.loaded = load_vlm(self.model, self.given_revision, pick_device(self.device))
         return write_answers(*self.loaded, self.prompt, batch, self.temperature)
 
     def answer(self, jobs: Iterable[Job]) -> Iterator[Result]:
         """Results batch by batch; refused answers are asked again, `max_attempts` times in all."""
         waiting, jobs = deque(), iter(jobs)
         while True:
-            fresh = ([Result(job) for job in islice(jobs, self.batch_size)]
-                     if len(waiting) < self.batch_size else [])
+            fresh = [Result(job) for job in islice(jobs, self.batch_size)] if len(waiting) < self.batch_size else []
             batch = fresh or [waiting.popleft() for _ in range(min(len(waiting), self.batch_size))]
-            if not batch:
-                return
+            if not batch: return
             start = time.perf_counter()
             written = self.write(batch)
             each = (time.perf_counter() - start) / len(batch)
             for tried, answer in zip(batch, written):
                 result = judge(tried, answer, each, self.prompt)
-                if result.error and result.attempts < self.max_attempts:
-                    waiting.append(result)
-                else:
-                    yield result
+                if result.error and result.attempts < self.max_attempts: waiting.append(result)
+                else: yield result
 
 # %% ../../nbs/captions/03_backends.ipynb #66246bc3
 def take(prompt: Prompt | TextPrompt, reply: Reply, job: Job | TextJob) -> dict:
@@ -311,12 +265,10 @@ def take(prompt: Prompt | TextPrompt, reply: Reply, job: Job | TextJob) -> dict:
     answer = read_answer(reply.text, prompt, job.record)
     return {"caption": answer.caption, "seen": {name: getattr(answer, name) for name in STRUCTURES}}
 
-# %% ../../nbs/captions/03_backends.ipynb #4d9479a8
+
 def judge(tried: Result, reply: Reply, seconds: float, prompt: Prompt | TextPrompt) -> Result:
-    """`tried` with one more attempt added to it: the caption when the answer is taken, else the
-    reason in `error`."""
-    spent = replace(tried, attempts=tried.attempts + 1, seconds=tried.seconds + seconds,
-                    prompt_tokens=tried.prompt_tokens + reply.prompt_tokens,
+    """`tried` with one more attempt added to it: the caption when the answer is taken, else the reason in `error`."""
+    spent = replace(tried, attempts=tried.attempts + 1, seconds=tried.seconds + seconds, prompt_tokens=tried.prompt_tokens + reply.prompt_tokens,
                     answer_tokens=tried.answer_tokens + reply.answer_tokens)
     try:
         return replace(spent, error="", **take(prompt, reply, tried.job))
@@ -344,48 +296,39 @@ class ServerBusy(Exception):
         self.wait = wait
 
 # %% ../../nbs/captions/03_backends.ipynb #d8babee2
-UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+UNITS = {"ms": .001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
-# %% ../../nbs/captions/03_backends.ipynb #b62850bd
+
 def read_wait(text: str) -> float:
-    """Seconds meant by a header: `7`, `1.5s`, `6m0s`, `20ms`, or an HTTP date; 0 when it cannot be
-    read."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
+    """Seconds meant by a header: `7`, `1.5s`, `6m0s`, `20ms`, or an HTTP date; 0 when it cannot be read."""
+    if re.fullmatch(r"\d+(\.\d+)?", text): return float(text)
     if re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d))+", text):
         return sum(float(n) * UNITS[unit] for n, unit in re.findall(r"([\d.]+)(ms|s|m|h|d)", text))
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return 0.0
+    try: return max(0., (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError, OverflowError, IndexError): return 0.
 
-# %% ../../nbs/captions/03_backends.ipynb #f3dfdcb6
+
 def asked_wait(headers) -> float:
-    """Seconds for which response headers ask us to send nothing, an hour at most; what is above a
-    day is no wait that anybody means.
+    """Seconds for which response headers ask us to send nothing, an hour at most; what is above a day is no wait that anybody means.
 
     `Retry-After` counts, or the reset of a rate limit that is used up.
     """
     waits = [read_wait(headers.get("retry-after", ""))]
     for what in ("requests", "tokens"):
-        if headers.get(f"x-ratelimit-remaining-{what}") == "0":
-            waits.append(read_wait(headers.get(f"x-ratelimit-reset-{what}", "")))
+        if headers.get(f"x-ratelimit-remaining-{what}") == "0": waits.append(read_wait(headers.get(f"x-ratelimit-reset-{what}", "")))
     return min(max((wait for wait in waits if wait <= UNITS["d"]), default=0.0), 3600.0)
 
-# %% ../../nbs/captions/03_backends.ipynb #4b25dbc7
-def pause(attempt: int, longest: float = 60.0) -> float:
-    """Random pause [s] before a repetition: between half and all of 0.5, 1, 2, 4, ... up to
-    `longest`."""
-    return min(longest, 0.5 * 2 ** min(attempt - 1, 20)) * random.uniform(0.5, 1)
+
+def pause(attempt: int, longest: float = 60.) -> float:
+    """Random pause [s] before a repetition: between half and all of 0.5, 1, 2, 4, ... up to `longest`."""
+    return min(longest, .5 * 2 ** min(attempt - 1, 20)) * random.uniform(.5, 1)
 
 # %% ../../nbs/captions/03_backends.ipynb #24f8866b
 OPTIONS = ("response_format", "max_tokens", "seed", "temperature", "top_logprobs", "logprobs")
 OTHER_NAMES = {"json_schema": "response_format", "max_completion_tokens": "max_tokens"}
-NOT_KNOWN = re.compile(r"(?:un|not "
-                       r")(?:support|known|recogni[sz]ed|allowed|permitted)|unexpected|extra|forbidden",
-                       re.I)
+NOT_KNOWN = re.compile(r"(?:un|not )(?:support|known|recogni[sz]ed|allowed|permitted)|unexpected|extra|forbidden", re.I)
 
-# %% ../../nbs/captions/03_backends.ipynb #cf4e8a1f
+
 def request_options(prompt: Prompt | TextPrompt, temperature: float) -> dict:
     """What we would like of any server, by name of the option."""
     options = {"max_tokens": prompt.max_tokens, "temperature": temperature, "seed": 0}
@@ -398,19 +341,16 @@ def request_options(prompt: Prompt | TextPrompt, temperature: float) -> dict:
 
 # %% ../../nbs/captions/03_backends.ipynb #fd15e765
 def error_of(content, text: str) -> dict:
-    """What a server says went wrong, as texts: `message`, and where it tells them `param`, `code`,
-    `type`."""
+    """What a server says went wrong, as texts: `message`, and where it tells them `param`, `code`, `type`."""
     content = content[0] if isinstance(content, list) and content else content
     error = content.get("error", content) if isinstance(content, dict) else text
     error = error if isinstance(error, dict) else {"message": error}
-    told = {name: plain_text(str(error[name]), 4000) for name in ("message", "param", "code",
-        "type") if error.get(name)}
+    told = {name: plain_text(str(error[name]), 4000) for name in ("message", "param", "code", "type") if error.get(name)}
     return {"message": plain_text(text, 4000)} | told
 
-# %% ../../nbs/captions/03_backends.ipynb #d31f1c10
+
 def refused_option(options: dict, error: dict) -> str | None:
-    """The one of `options` that a server's error (`message`, `param`) is about; None where it is
-    about none, or several."""
+    """The one of `options` that a server's error (`message`, `param`) is about; None where it is about none, or several."""
     param = OTHER_NAMES.get(error.get("param"), error.get("param"))
     if param in options:
         return param
@@ -420,10 +360,9 @@ def refused_option(options: dict, error: dict) -> str | None:
         return None
     return meant.pop()
 
-# %% ../../nbs/captions/03_backends.ipynb #523dd91a
+
 def without_refused(options: dict, error: dict) -> dict | None:
-    """`options` without the one that a server's error is about; None when it is about none of them.
-    """
+    """`options` without the one that a server's error is about; None when it is about none of them."""
     named = refused_option(options, error)
     if named is None:
         return None
@@ -432,23 +371,19 @@ def without_refused(options: dict, error: dict) -> dict | None:
 
 # %% ../../nbs/captions/03_backends.ipynb #8f8e241b
 def server_address(address: str) -> str:
-    """The base address of a server, `/v1` added to one without a path; `UserError` when it is none.
-    """
+    """The base address of a server, `/v1` added to one without a path; `UserError` when it is none."""
     if not address:
-        raise UserError("settings.ini: [captions] server is not set; write `server = "
-                        "http://host:8000/v1` under [captions] in "
+        raise UserError("settings.ini: [captions] server is not set; write `server = http://host:8000/v1` under [captions] in "
                         "settings.local.ini or set RETINALOGOS_CAPTIONS_SERVER")
     try:
         parts = httpx.URL(address)
     except (httpx.InvalidURL, ValueError):
         parts = httpx.URL("")
-    if (parts.scheme not in ("http", "https") or not parts.host or (parts.port or 0) > 65535
-        or re.search(r"\s", address)):
-        raise UserError("settings.ini: [captions] server is not an address such as "
-                        "http://host:8000/v1")
+    if parts.scheme not in ("http", "https") or not parts.host or (parts.port or 0) > 65535 or re.search(r"\s", address):
+        raise UserError("settings.ini: [captions] server is not an address such as http://host:8000/v1")
     return address.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
-# %% ../../nbs/captions/03_backends.ipynb #c0404a7b
+
 def shown(server: str) -> str:
     """The address as it may be shown: without a name and password in it."""
     return re.sub(r"^(\w+://)?.*@", r"\1", server)
@@ -457,56 +392,46 @@ def shown(server: str) -> str:
 def authorisation(key: str) -> dict[str, str]:
     """The header that carries the server's key, if there is one."""
     if not re.fullmatch("[ -~]*", key):
-        raise UserError("[captions] key in settings.local.ini holds a line break, a tab or a "
-                        "letter that no header can hold; copy it anew")
+        raise UserError("[captions] key in settings.local.ini holds a line break, a tab or a letter that no header can hold; copy it anew")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
-# %% ../../nbs/captions/03_backends.ipynb #7e022a5a
+
 def is_here(server: str) -> bool:
     """Is the server on this machine?"""
     host = httpx.URL(server).host.strip("[]").rstrip(".")
-    return (host in ("localhost", "::1", "0.0.0.0")
-            or host.startswith("127.") or host.endswith(".localhost"))
+    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.") or host.endswith(".localhost")
 
-# %% ../../nbs/captions/03_backends.ipynb #d7c2a3c6
+
 def proxy_of(server: str) -> str:
-    """How a reason names the proxy of the environment through which `server` is asked; "" for none.
-    """
+    """How a reason names the proxy of the environment through which `server` is asked; "" for none."""
     url = httpx.URL(server)
     if is_here(server) or proxy_bypass_environment(url.host):
         return ""
-    names = [name for kind in (url.scheme, "all") for name in (f"{kind}_proxy",
-        f"{kind}_proxy".upper()) if os.environ.get(name)]
+    names = [name for kind in (url.scheme, "all") for name in (f"{kind}_proxy", f"{kind}_proxy".upper()) if os.environ.get(name)]
     return f" through the proxy {names[0]}={shown(os.environ[names[0]])}" if names else ""
 
-# %% ../../nbs/captions/03_backends.ipynb #27ff0222
+
 def open_client(server: str, key: str, seconds: float, at_once: int = 1) -> httpx.AsyncClient:
-    """A client for `server`; never through a proxy to this machine. `UserError` where a proxy
-    cannot be used."""
+    """A client for `server`; never through a proxy to this machine. `UserError` where a proxy cannot be used."""
     limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
     headers = authorisation(key) | {"Accept-Encoding": "identity"}
     try:
-        return httpx.AsyncClient(headers=headers, limits=limits, timeout=seconds,
-                                 trust_env=not is_here(server))
+        return httpx.AsyncClient(headers=headers, limits=limits, timeout=seconds, trust_env=not is_here(server))
     except OSError as error:
-        raise UserError(f"{shown(server)}: the certificates that SSL_CERT_FILE or SSL_CERT_DIR "
-                        f"names cannot be read ({error})") from None
+        raise UserError(f"{shown(server)}: the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({error})") from None
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         proxies = [f"{name}={shown(value)}" for name, value in os.environ.items()
                    if re.fullmatch("(all|https?)_proxy", name, re.I) and value]
-        reason = ("it is no address" if isinstance(error, httpx.InvalidURL)
-                  else str(error).splitlines()[0])
-        raise UserError(f"{shown(server)}: the proxy of the environment cannot be used "
-                        f"({', '.join(proxies)}): {reason}. "
+        reason = "it is no address" if isinstance(error, httpx.InvalidURL) else str(error).splitlines()[0]
+        raise UserError(f"{shown(server)}: the proxy of the environment cannot be used ({', '.join(proxies)}): {reason}. "
                         "Unset it, or name the server in no_proxy") from None
 
 # %% ../../nbs/captions/03_backends.ipynb #41d82c75
 MOST_BYTES = 32 << 20  # of one reply
 
-# %% ../../nbs/captions/03_backends.ipynb #86076cd7
+
 def unpacked(content: bytes, encoding: str) -> bytes:
-    """The `content` of a reply, of which no compression was asked; gzip and zlib are undone up to
-    `MOST_BYTES`."""
+    """The `content` of a reply, of which no compression was asked; gzip and zlib are undone up to `MOST_BYTES`."""
     if not re.search("gzip|deflate|compress|br|zstd", encoding):
         return content  # some write a charset here
     if encoding not in ("gzip", "x-gzip", "deflate"):
@@ -520,25 +445,22 @@ def unpacked(content: bytes, encoding: str) -> bytes:
         raise ImageFault("the reply is not compressed as its header says")
     return content
 
-# %% ../../nbs/captions/03_backends.ipynb #98656576
+
 def check_size(content) -> None:
     """Raise `ImageFault` for a reply of more than `MOST_BYTES`."""
     if len(content) > MOST_BYTES:
         raise ImageFault(f"a reply of more than {MOST_BYTES >> 20} MB")
 
-# %% ../../nbs/captions/03_backends.ipynb #2b18cd6f
-async def fetch(client: httpx.AsyncClient, method: str, url: str, seconds: float,
-                **body) -> tuple[int, dict, str]:
-    """(status, headers, text) of one request. Raises `ImageFault`, or httpx's ConnectError where
-    nobody listens."""
+
+async def fetch(client: httpx.AsyncClient, method: str, url: str, seconds: float, **body) -> tuple[int, dict, str]:
+    """(status, headers, text) of one request. Raises `ImageFault`, or httpx's ConnectError where nobody listens."""
     try:
         async with asyncio.timeout(seconds), client.stream(method, url, **body) as reply:
             content = bytearray()
             async for piece in reply.aiter_raw():
                 content += piece
                 check_size(content)
-            content = unpacked(bytes(content),
-                               reply.headers.get("content-encoding", "").strip().lower())
+            content = unpacked(bytes(content), reply.headers.get("content-encoding", "").strip().lower())
             check_size(content)
             return reply.status_code, reply.headers, content.decode("utf-8", "replace")
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError):
@@ -547,50 +469,42 @@ async def fetch(client: httpx.AsyncClient, method: str, url: str, seconds: float
         raise httpx.ConnectError(str(error.exceptions[0])) from None
     except (TimeoutError, httpx.TimeoutException):
         raise ImageFault(f"no whole answer within {seconds:g} s") from None
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, ValueError, LookupError,
-            MemoryError) as error:
+    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, ValueError, LookupError, MemoryError) as error:
         raise ImageFault(f"connection lost: {type(error).__name__}") from None
 
 # %% ../../nbs/captions/03_backends.ipynb #7c397526
 def read_json(text: str):
-    """The JSON in the text of a reply; None where there is none, or it is nested or written too
-    oddly."""
+    """The JSON in the text of a reply; None where there is none, or it is nested or written too oddly."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-# letters; servers without a key are given words such as `none`, which captions hold too
-SHORTEST_SECRET = 6
+SHORTEST_SECRET = 6  # letters; servers without a key are given words such as `none`, which captions hold too
 
-# %% ../../nbs/captions/03_backends.ipynb #4ab72e42
+
 def without_key(text: str, key: str, server: str = "") -> str:
-    """`text` without the `key` and the password in the address of a `server`, which an error page
-    may repeat.
+    """`text` without the `key` and the password in the address of a `server`, which an error page may repeat.
 
     Plain, as JSON and addresses escape them, or in base64.
     """
-    secrets = [secret for secret in (key, unquote(httpx.URL(server).userinfo.decode()))
-               if len(secret) >= SHORTEST_SECRET]
+    secrets = [secret for secret in (key, unquote(httpx.URL(server).userinfo.decode())) if len(secret) >= SHORTEST_SECRET]
     if not secrets:
         return text
     content = read_json(text)
     try:
-        # without escapes
-        text = text if content is None else json.dumps(content, ensure_ascii=False)
+        text = text if content is None else json.dumps(content, ensure_ascii=False)  # without escapes
     except RecursionError:
         return ""
-    bases = [re.escape(base64.b64encode(secret.encode()).decode().rstrip("=")) + "=*"
-             for secret in secrets]
+    bases = [re.escape(base64.b64encode(secret.encode()).decode().rstrip("=")) + "=*" for secret in secrets]
     plain = [re.escape(secret) for secret in secrets]
     quoted = [f"(?i:{re.escape(quote(secret, safe=''))})" for secret in secrets]
     return re.sub("|".join([*plain, *quoted, *bases]), "***", text)
 
 # %% ../../nbs/captions/03_backends.ipynb #c989742c
 def listed_models(server: str, key: str, hint: str, seconds: float = 10) -> list[str]:
-    """Names of the models that `server` lists; `UserError`, ending in `hint`, where it does not say
-    within `seconds`."""
+    """Names of the models that `server` lists; `UserError`, ending in `hint`, where it does not say within `seconds`."""
     async def ask_once():
         async with open_client(server, key, seconds) as client:
             return await fetch(client, "GET", f"{server}/models", seconds)
@@ -599,22 +513,17 @@ def listed_models(server: str, key: str, hint: str, seconds: float = 10) -> list
         try:
             status, _, text = thread.submit(asyncio.run, ask_once()).result()
         except (httpx.HTTPError, ImageFault) as error:
-            reason = (str(error) if isinstance(error, ImageFault) else type(error).__name__
-                      + proxy_of(server))
-            raise UserError(f"{shown(server)}: it does not say which models it has ({reason}); "
-                            f"{hint}") from None
+            reason = str(error) if isinstance(error, ImageFault) else type(error).__name__ + proxy_of(server)
+            raise UserError(f"{shown(server)}: it does not say which models it has ({reason}); {hint}") from None
     listed = read_json(without_key(text, key, server)) if status == 200 else None
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list):
-        raise UserError(f"{shown(server)}: it does not say which models it has (status "
-                        f"{status}); {hint}")
-    return [plain_text(entry["id"], 200) for entry in entries
-            if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+        raise UserError(f"{shown(server)}: it does not say which models it has (status {status}); {hint}")
+    return [plain_text(entry["id"], 200) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
-# %% ../../nbs/captions/03_backends.ipynb #4f6bd417
+
 def served_model(server: str, key: str, wanted: str | None, setting: str = "captions.model") -> str:
-    """`wanted`, or when that is None the only model that `server` lists; `UserError` when it lists
-    none or several."""
+    """`wanted`, or when that is None the only model that `server` lists; `UserError` when it lists none or several."""
     if wanted:
         return wanted
     names = listed_models(server, key, f"start it, or name {setting}")
@@ -625,65 +534,49 @@ def served_model(server: str, key: str, wanted: str | None, setting: str = "capt
 
 # %% ../../nbs/captions/03_backends.ipynb #cb0a343f
 def likely_first(choice: dict) -> dict[str, float]:
-    """Log-probabilities of the likely first tokens of an answer; empty where a server gives none.
-    """
+    """Log-probabilities of the likely first tokens of an answer; empty where a server gives none."""
     try:
         entries = choice["logprobs"]["content"][0]["top_logprobs"]
-        first = {entry["token"]: min(float(entry["logprob"]), 0.0) for entry in entries
-                 if isinstance(entry["token"], str)}
+        first = {entry["token"]: min(float(entry["logprob"]), 0.0) for entry in entries if isinstance(entry["token"], str)}
         return {} if any(map(math.isnan, first.values())) else first
     except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return {}
 
-# %% ../../nbs/captions/03_backends.ipynb #c43f2055
+
 def count_of(usage, name: str) -> int:
     """A number of tokens from a reply; 0 where it is none that can be."""
     value = usage.get(name) if isinstance(usage, dict) else None
-    return (value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2
-            ** 31 else 0)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2 ** 31 else 0
 
-# %% ../../nbs/captions/03_backends.ipynb #32766756
+
 def message_text(message: dict) -> str:
     """The text of an answer: plain, in typed parts, or as the arguments of a tool or function."""
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
     parts = [{"text": part} if isinstance(part, str) else part for part in parts]
-    parts = [part for part in parts if isinstance(part, dict)
-             and part.get("type", "text") in ("text", "output_text")]
+    parts = [part for part in parts if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text")]
     text = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     calls = message.get("tool_calls")
-    calls = [call.get("function") for call in calls
-             if isinstance(call, dict)] if isinstance(calls, list) else []
-    written = [call.get("arguments") for call in [*calls, message.get("function_call")]
-               if isinstance(call, dict)]
+    calls = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    written = [call.get("arguments") for call in [*calls, message.get("function_call")] if isinstance(call, dict)]
     written = [part if isinstance(part, str) else json.dumps(part) for part in written if part]
     return "\n".join([text, *written] if text.strip() else written)
 
 # %% ../../nbs/captions/03_backends.ipynb #fcae5ade
-OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance",
-                "insufficient_credits")
+OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance", "insufficient_credits")
+NO_MONEY = re.compile(r"insufficient (?:\w+ )?(?:credit|balance|quota|fund)|all available credits|spending limit|"
+                      r"(?:credit|account)\w*(?: \w+){0,2} (?:insufficient|too low|exhausted|used up)", re.I)
+ABOUT_PICTURE = re.compile(r"moderat|flagged|polic(?:y|ies)|content|safe|inappropriate|block|harm|sensitive|violat|nsfw|explicit|prohibit", re.I)
 
-NO_MONEY = re.compile(
-    r"insufficient (?:\w+ )?(?:credit|balance|quota|fund)|all available credits|spending limit|"
-    r"(?:credit|account)\w*(?: \w+){0,2} (?:insufficient|too low|exhausted|used up)", re.I)
-ABOUT_PICTURE = re.compile(
-    r"moderat|flagged|polic(?:y|ies)|content|safe|inappropriate|block|harm|sensitive|violat|nsfw|"
-    r"explicit|prohibit",
-    re.I)
 
-# %% ../../nbs/captions/03_backends.ipynb #70bf64fb
 def check_status(status: int, headers, error: dict, who: str, served: bool):
-    """Raise for a reply of any status but 200; `who` is server and model, `served` whether anybody
-    was answered before."""
+    """Raise for a reply of any status but 200; `who` is server and model, `served` whether anybody was answered before."""
     said = error["message"][:200]
-    told = ({error.get("code"), error.get("type")}
-            & set(OUT_OF_MONEY) or status in (400, 403, 429) and NO_MONEY.search(said))
+    told = {error.get("code"), error.get("type")} & set(OUT_OF_MONEY) or status in (400, 403, 429) and NO_MONEY.search(said)
     if status == 402 or told:
-        raise UserError(f"{who}: out of credit or quota (status {status}): {said} What was "
-                        "captioned is kept; run again when it is filled up")
+        raise UserError(f"{who}: out of credit or quota (status {status}): {said} What was captioned is kept; run again when it is filled up")
     if status == 401 or status == 403 and not served and not ABOUT_PICTURE.search(said):
-        raise UserError(f"{who}: status {status}: [captions] key in settings.local.ini is "
-                        f"missing or wrong ({said})")
+        raise UserError(f"{who}: status {status}: [captions] key in settings.local.ini is missing or wrong ({said})")
     if status == 404:
         raise UserError(f"{who}: status 404: wrong address, or the model is not served ({said})")
     if status in (429, 502, 503, 504):
@@ -693,17 +586,15 @@ def check_status(status: int, headers, error: dict, who: str, served: bool):
 
 # %% ../../nbs/captions/03_backends.ipynb #82f1f416
 def own_error(content) -> dict | None:
-    """Where a reply of status 200 tells an error of the server: at its top, in its choice, or in
-    place of one."""
+    """Where a reply of status 200 tells an error of the server: at its top, in its choice, or in place of one."""
     if not isinstance(content, dict):
         return None
     choices = content.get("choices")
     places = [content, *choices[:1]] if isinstance(choices, list) else [content]
     told = [place for place in places if isinstance(place, dict) and place.get("error")]
-    return told[0] if told else content if not choices and isinstance(content.get("message"),
-        str) else None
+    return told[0] if told else content if not choices and isinstance(content.get("message"), str) else None
 
-# %% ../../nbs/captions/03_backends.ipynb #21118e4d
+
 def reply_fault(message: dict, finish, text: str, tokens: int) -> str:
     """Why the text of a reply may be no answer; "" where there is no reason to think so."""
     if message.get("refusal"):
@@ -714,7 +605,7 @@ def reply_fault(message: dict, finish, text: str, tokens: int) -> str:
         return cut_at(tokens or "its last")
     return "" if text.strip() else "an empty answer"
 
-# %% ../../nbs/captions/03_backends.ipynb #10c2cc07
+
 def read_reply(status: int, headers, text: str, who: str, served: bool = True) -> Reply:
     """A server's reply.
 
@@ -739,55 +630,47 @@ def read_reply(status: int, headers, text: str, who: str, served: bool = True) -
 
 # %% ../../nbs/captions/03_backends.ipynb #15d0668b
 class Calm:
-    """Until when nothing is sent (`open_at`), when the server last answered (`answered_at`), both
-    as time.monotonic() in seconds, and whether it `served` anybody."""
+    """Until when nothing is sent (`open_at`), when the server last answered (`answered_at`), both as time.monotonic() in seconds,
+    and whether it `served` anybody."""
 
-    def __init__(self):
-        self.open_at, self.answered_at, self.served = 0.0, time.monotonic(), False
+    def __init__(self): self.open_at, self.answered_at, self.served = 0., time.monotonic(), False
 
     async def wait(self) -> float:
-        """Sleep while the server wants to be left alone, waking not all at once; the seconds slept.
-        """
+        """Sleep while the server wants to be left alone, waking not all at once; the seconds slept."""
         start = time.monotonic()
-        while (left := self.open_at - time.monotonic()) > 0:
-            await asyncio.sleep(left + random.uniform(0, 0.1 + left / 4))
+        while (left := self.open_at - time.monotonic()) > 0: await asyncio.sleep(left + random.uniform(0, .1 + left / 4))
         return time.monotonic() - start
 
     def hear(self, headers):
         """Note a wait that response headers ask for; it does not count as silence."""
-        if wait := asked_wait(headers):
-            self.answered_at = self.open_at = max(self.open_at, time.monotonic() + wait)
+        if wait := asked_wait(headers): self.answered_at = self.open_at = max(self.open_at, time.monotonic() + wait)
 
     def answered(self):
         self.answered_at, self.served = max(self.answered_at, time.monotonic()), True
 
     def check(self, server: str, patience: float, error: Exception):
-        """Raise `UserError` when the server has answered nobody for more than `patience` seconds.
-        """
+        """Raise `UserError` when the server has answered nobody for more than `patience` seconds."""
         if time.monotonic() - self.answered_at > patience:
-            raise UserError(
-                f"{shown(server)}: no answer for {patience:g} s ({error}); what was "
-                "captioned is kept, run again when it is back")
+            raise UserError(f"{shown(server)}: no answer for {patience:g} s ({error}); what was captioned is kept, run again when it is back")
 
 # %% ../../nbs/captions/03_backends.ipynb #848fe003
 @dataclass
 class OpenAIBackend:
     """Any server that speaks OpenAI's `/v1/chat/completions`.
 
-    `concurrency` requests are in flight, each at most `timeout` seconds. An image is given up after
-    `max_attempts` faults of its own, or `patience` seconds of waiting for a server that answers
-    others; the run after `patience` seconds without any answer.
+    `concurrency` requests are in flight, each at most `timeout` seconds. An image is given up after `max_attempts` faults of its own, or
+    `patience` seconds of waiting for a server that answers others; the run after `patience` seconds without any answer.
     """
     prompt: Prompt
     server: str
     model: str | None = None
     revision: str = ""
     key: str = field(default="", repr=False)
-    temperature: float = 0.0
+    temperature: float = 0.
     concurrency: int = 16
-    timeout: float = 120.0
+    timeout: float = 120.
     max_attempts: int = 5
-    patience: float = 900.0
+    patience: float = 900.
     name: str = "openai"
     setting: str = "captions.model"  # where the model is named
     extra: dict = field(default_factory=dict)  # further fields of each request
@@ -795,23 +678,19 @@ class OpenAIBackend:
     def __post_init__(self):
         self.server = server_address(self.server)
         self.model = served_model(self.server, self.key, self.model, self.setting)
-        self.prompt_hash, self.options = self.prompt.hash, request_options(self.prompt,
-            self.temperature)
+        self.prompt_hash, self.options = self.prompt.hash, request_options(self.prompt, self.temperature)
         if self.extra:
-            self.prompt_hash = hashlib.sha256(json.dumps([self.prompt_hash, self.extra],
-                sort_keys=True).encode()).hexdigest()[:16]
+            self.prompt_hash = hashlib.sha256(json.dumps([self.prompt_hash, self.extra], sort_keys=True).encode()).hexdigest()[:16]
 
     def answer(self, jobs: Iterable[Job]) -> Iterator[Result]:
-        """Results as they come in. The requests run in a thread of their own, so this works inside
-        Jupyter as well."""
+        """Results as they come in. The requests run in a thread of their own, so this works inside Jupyter as well."""
         results: queue.SimpleQueue = queue.SimpleQueue()
         line = Line(self, iter(jobs), results.put)
         thread = threading.Thread(target=line.run, daemon=True)
         thread.start()
         try:
             while (result := results.get()) is not None:
-                if isinstance(result, BaseException):
-                    raise result
+                if isinstance(result, BaseException): raise result
                 yield result
         finally:
             line.stop()
@@ -821,41 +700,33 @@ class OpenAIBackend:
 def server_messages(prompt: Prompt | TextPrompt, job: Job | TextJob, refused: str) -> list[dict]:
     """The messages of one question as a server wants them."""
     if isinstance(job, TextJob):
-        user = {"role": "user", "content": job.question
-                + (REFUSED.format(refused) if refused else "")}
+        user = {"role": "user", "content": job.question + (REFUSED.format(refused) if refused else "")}
     else:
         picture = "data:image/png;base64," + base64.b64encode(job.image).decode()
-        user = chat(prompt, job.record, {"type": "image_url", "image_url": {"url": picture}},
-                    refused)[1]
+        user = chat(prompt, job.record, {"type": "image_url", "image_url": {"url": picture}}, refused)[1]
     return [{"role": "system", "content": prompt.system}, user] if prompt.system else [user]
 
-# %% ../../nbs/captions/03_backends.ipynb #4b0a7877
-async def post(one: OpenAIBackend, client: httpx.AsyncClient, messages: list[dict],
-               options: dict, seed: int):
+
+async def post(one: OpenAIBackend, client: httpx.AsyncClient, messages: list[dict], options: dict, seed: int):
     """(status, headers, text) of one request; the key stands nowhere in the text."""
     body = {"model": one.model, "messages": messages, **options, **one.extra}
     body |= {"seed": seed} if "seed" in options else {}
     try:
-        status, headers, text = await fetch(client, "POST", f"{one.server}/chat/completions",
-                                            one.timeout, json=body)
+        status, headers, text = await fetch(client, "POST", f"{one.server}/chat/completions", one.timeout, json=body)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
         raise ServerBusy(f"no connection: {type(error).__name__}{proxy_of(one.server)}") from None
     return status, headers, without_key(text, one.key, one.server)
 
-# %% ../../nbs/captions/03_backends.ipynb #fddeca9b
-async def ask(one: OpenAIBackend, client: httpx.AsyncClient, calm: Calm, tried: Result,
-              refused: str) -> Reply:
+
+async def ask(one: OpenAIBackend, client: httpx.AsyncClient, calm: Calm, tried: Result, refused: str) -> Reply:
     """Send one request. `refused` is why the last answer was not taken, or "".
 
-    An option that the server does not know is left out; for the others too as soon as a request
-    went through without it.
+    An option that the server does not know is left out; for the others too as soon as a request went through without it.
     """
     messages, options = server_messages(one.prompt, tried.job, refused), one.options
     while True:
-        status, headers, text = await post(one, client, messages, options,
-                                           tried.job.seed + tried.attempts)
-        fewer = (without_refused(options, error_of(read_json(text), text))
-                 if status in (400, 422) else None)
+        status, headers, text = await post(one, client, messages, options, tried.job.seed + tried.attempts)
+        fewer = without_refused(options, error_of(read_json(text), text)) if status in (400, 422) else None
         if fewer is None:
             break
         options = fewer
@@ -866,10 +737,8 @@ async def ask(one: OpenAIBackend, client: httpx.AsyncClient, calm: Calm, tried: 
     return reply
 
 # %% ../../nbs/captions/03_backends.ipynb #7fc46d35
-async def finish(one: OpenAIBackend, client: httpx.AsyncClient, calm: Calm,
-                 slots: asyncio.Semaphore, job: Job) -> Result:
-    """Ask about one job, in one of the `slots`, until there is a caption or it has to be given up.
-    """
+async def finish(one: OpenAIBackend, client: httpx.AsyncClient, calm: Calm, slots: asyncio.Semaphore, job: Job) -> Result:
+    """Ask about one job, in one of the `slots`, until there is a caption or it has to be given up."""
     tried, refused, busy, begun = Result(job), "", 0, time.monotonic()
     while True:
         try:
@@ -880,46 +749,35 @@ async def finish(one: OpenAIBackend, client: httpx.AsyncClient, calm: Calm,
             tried = judge(tried, answer, time.monotonic() - start, one.prompt)
             refused = tried.error
         except (ServerBusy, ImageFault, RecursionError) as error:
-            error = (ImageFault("the reply is nested too deep")
-                     if isinstance(error, RecursionError) else error)
+            error = ImageFault("the reply is nested too deep") if isinstance(error, RecursionError) else error
             calm.check(one.server, one.patience, error)
-            tried = replace(tried, error=str(error), attempts=tried.attempts + 1,
-                            seconds=tried.seconds + time.monotonic() - start)
-            if getattr(error, "final", time.monotonic() - begun > one.patience):
-                return tried
+            tried = replace(tried, error=str(error), attempts=tried.attempts + 1, seconds=tried.seconds + time.monotonic() - start)
+            if getattr(error, "final", time.monotonic() - begun > one.patience): return tried
             busy += isinstance(error, ServerBusy)
-        if not tried.error or tried.attempts - busy >= one.max_attempts:
-            return tried
+        if not tried.error or tried.attempts - busy >= one.max_attempts: return tried
         await asyncio.sleep(pause(tried.attempts))
 
 # %% ../../nbs/captions/03_backends.ipynb #d5966090
 class Line:
-    """One run over a stream of jobs in an event loop of its own: twice as many workers as requests
-    in flight, so that one reads or pauses while another asks. `give` takes each result, and at last
-    None, or the exception that ended the run."""
+    """One run over a stream of jobs in an event loop of its own: twice as many workers as requests in flight, so that one reads or pauses
+    while another asks. `give` takes each result, and at last None, or the exception that ended the run."""
 
     def __init__(self, one: OpenAIBackend, jobs: Iterator[Job], give):
-        self.one, self.jobs, self.give, self.loop, self.task = (one, jobs, give,
-            asyncio.new_event_loop(), None)
+        self.one, self.jobs, self.give, self.loop, self.task = one, jobs, give, asyncio.new_event_loop(), None
 
     def run(self):
         """Work until the jobs are used up."""
         self.task = self.loop.create_task(self.work())
-        try:
-            self.give(self.loop.run_until_complete(self.task))
-        except asyncio.CancelledError:
-            self.give(None)
+        try: self.give(self.loop.run_until_complete(self.task))
+        except asyncio.CancelledError: self.give(None)
         except BaseException as error:  # raised again in the thread that reads the results
             self.give(error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error)
-        finally:
-            self.loop.close()
+        finally: self.loop.close()
 
     def stop(self):
         """End the run from another thread; does nothing when it has ended."""
-        try:
-            self.loop.call_soon_threadsafe(lambda: self.task.cancel())
-        except RuntimeError:
-            pass  # the loop is closed
+        try: self.loop.call_soon_threadsafe(lambda: self.task.cancel())
+        except RuntimeError: pass  # the loop is closed
 
     async def work(self):
         """Run the workers; the first exception of one of them ends all."""
@@ -927,46 +785,34 @@ class Line:
         drawing, slots, calm = asyncio.Lock(), asyncio.Semaphore(at_once), Calm()
         client = open_client(self.one.server, self.one.key, self.one.timeout, at_once)
         async with client, asyncio.TaskGroup() as group:
-            for _ in range(2 * at_once):
-                group.create_task(self.worker(drawing, client, calm, slots))
+            for _ in range(2 * at_once): group.create_task(self.worker(drawing, client, calm, slots))
 
     async def worker(self, drawing: asyncio.Lock, *shared):
         """Draw a job, finish it, draw the next."""
         while True:
-            async with drawing:
-                # reading a photograph holds up nobody
-                job = await asyncio.to_thread(next, self.jobs, None)
-            if job is None:
-                return
+            async with drawing: job = await asyncio.to_thread(next, self.jobs, None)  # reading a photograph holds up nobody
+            if job is None: return
             self.give(await finish(self.one, *shared, job))
 
 # %% ../../nbs/captions/03_backends.ipynb #d4206b61
 def load_language_model(name: str, device: str, setting: str):
-    """(model, tokenizer) of a causal language model by hub name or folder, ready on `device`;
-    `UserError` that names the `setting` when there is none."""
+    """(model, tokenizer) of a causal language model by hub name or folder, ready on `device`; `UserError` that names the `setting` when there is none."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left",
-                                                  trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True,
-            trust_remote_code=False).to(device).eval()
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False).to(device).eval()
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{setting} '{name}' cannot be loaded: "
-                        f"{' '.join(str(error).split())[:300]}") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        raise UserError(f"{setting} '{name}' cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
 
-# %% ../../nbs/captions/03_backends.ipynb #904fdebe
+
 def text_turn(tokenizer, text: str) -> str:
-    """What a model reads up to its answer: the chat form where the tokenizer has one, else plain
-    text."""
-    if tokenizer.chat_template is None:
-        return text + "\nAnswer:"
-    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
-                                         add_generation_prompt=True)
+    """What a model reads up to its answer: the chat form where the tokenizer has one, else plain text."""
+    if tokenizer.chat_template is None: return text + "\nAnswer:"
+    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
 
 # %% ../../nbs/captions/03_backends.ipynb #298cbe77
 @dataclass
@@ -975,28 +821,17 @@ class TextTransformersBackend(TransformersBackend):
 
     def write(self, batch: list[Result]) -> list[Reply]:
         """One reply for each of a batch; loads the model the first time."""
-        if self.loaded is None:
-            self.loaded = load_language_model(self.model, pick_device(self.device), self.setting)
+        if self.loaded is None: self.loaded = load_language_model(self.model, pick_device(self.device), self.setting)
         model, tokenizer = self.loaded
-        asked = [
-            f"{self.prompt.system}\n\n{t.job.question}{REFUSED.format(t.error) if t.error else ''}"
-            for t in batch]
-        inputs = tokenizer([text_turn(tokenizer, text) for text in asked], padding=True,
-                           add_special_tokens=tokenizer.chat_template is None,
-                           return_tensors="pt")
+        asked = [f"{self.prompt.system}\n\n{t.job.question}{REFUSED.format(t.error) if t.error else ''}" for t in batch]
+        inputs = tokenizer([text_turn(tokenizer, text) for text in asked], padding=True, add_special_tokens=tokenizer.chat_template is None, return_tensors="pt")
         inputs.pop("token_type_ids", None)
-        return write_on(model, tokenizer, inputs.to(model.device), self.prompt.max_tokens,
-                        batch, self.temperature)
+        return write_on(model, tokenizer, inputs.to(model.device), self.prompt.max_tokens, batch, self.temperature)
 
-# %% ../../nbs/captions/03_backends.ipynb #95a4c7ff
+
 def text_backend(asked: str, prompt: TextPrompt, machine: Settings, setting: str) -> Backend:
-    """Who answers questions in text alone: `openai` or `openai:NAME` is the server of this
-    machine's settings, else a hub model or folder."""
+    """Who answers questions in text alone: `openai` or `openai:NAME` is the server of this machine's settings, else a hub model or folder."""
     kind, _, model = asked.partition(":")
-    if kind != "openai":
-        return TextTransformersBackend(prompt, asked,
-                                       batch_size=machine.caption_images_per_batch,
-                                       device=machine.device, setting=setting)
-    return OpenAIBackend(prompt, machine.caption_server, model or None, "", machine.caption_key,
-                         concurrency=machine.caption_concurrency,
+    if kind != "openai": return TextTransformersBackend(prompt, asked, batch_size=machine.caption_images_per_batch, device=machine.device, setting=setting)
+    return OpenAIBackend(prompt, machine.caption_server, model or None, "", machine.caption_key, concurrency=machine.caption_concurrency,
                          timeout=machine.caption_timeout, setting=setting)

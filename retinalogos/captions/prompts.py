@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_REPORT', 'SPECIAL', 'HIDDEN', 'SHOWN', 'VARIANTS', 'LONGEST_CAPTION', 'LONGEST_WORD', 'STRUCTURES', 'Seen',
            'THOUGHT', 'THOUGHT_END', 'THOUGHT_START', 'DRAFT_KEY', 'LONGEST_ANSWER', 'MOST_STARTS', 'SYSTEM_V1',
-           'USER_V1', 'STYLES_V1', 'PROMPTS', 'OTHER_DIAGNOSES', 'DIAGNOSES', 'MARKUP', 'TALK', 'plain_text', 'quote',
+           'USER_V1', 'STYLES_V1', 'PROMPTS', 'WET', 'DIAGNOSES', 'MARKUP', 'TALK', 'plain_text', 'quote',
            'record_text', 'Answer', 'answer_schema', 'InvalidAnswer', 'without_thoughts', 'json_objects',
            'with_caption', 'parse_answer', 'Prompt', 'load_prompt', 'carries', 'unfounded_diagnosis', 'runs',
            'check_caption', 'read_answer']
@@ -23,44 +23,35 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .examine import clauses, read_eye, status
 from ..config import UserError, did_you_mean
-from ..eye.diseases import DISEASE_ROWS
-from ..eye.records import EyeRecord
+from ..data.records import EyeRecord
 
 # %% ../../nbs/captions/02_prompts.ipynb #2614a385
 MOST_REPORT = 2000  # characters of a report that are shown to the model
 SPECIAL = "<>[]{}|&`"
-# private-use stand-ins while JSON is written
-HIDDEN = {ord(c): chr(0xE000 + k) for k, c in enumerate(SPECIAL)}
+HIDDEN = {ord(c): chr(0xE000 + k) for k, c in enumerate(SPECIAL)}  # private-use stand-ins while JSON is written
 SHOWN = {0xE000 + k: f"\\u{ord(c):04x}" for k, c in enumerate(SPECIAL)}
 
 # %% ../../nbs/captions/02_prompts.ipynb #fff50903
-# selectors, which can carry hidden bytes
-VARIANTS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+VARIANTS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")  # selectors, which can carry hidden bytes
 
 
 def plain_text(text: str, most: int = MOST_REPORT) -> str:
-    """`text` in one line of visible characters, at most `most` of them; control, format and
-    private-use characters are dropped."""
+    """`text` in one line of visible characters, at most `most` of them; control, format and private-use characters are dropped."""
     text = VARIANTS.sub("", text[:10 * most])
-    visible = "".join(c if unicodedata.category(c)[0] != "C" else " " if c.isspace() else ""
-                      for c in text)
+    visible = "".join(c if unicodedata.category(c)[0] != "C" else " " if c.isspace() else "" for c in text)
     line = " ".join(visible.split())
     return line if len(line) <= most else line[:most - 1] + "…"
 
 # %% ../../nbs/captions/02_prompts.ipynb #150e72c3
 def quote(value):
-    """A value of a record (text, number, None, list or dict of them) with every text made plain and
-    safe to stand in a prompt."""
-    if isinstance(value, str):
-        return plain_text(value).translate(HIDDEN)
-    if isinstance(value, dict):
-        return {quote(k): quote(v) for k, v in value.items()}
+    """A value of a record (text, number, None, list or dict of them) with every text made plain and safe to stand in a prompt."""
+    if isinstance(value, str): return plain_text(value).translate(HIDDEN)
+    if isinstance(value, dict): return {quote(k): quote(v) for k, v in value.items()}
     return [quote(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def record_text(record: EyeRecord) -> str:
-    """The record as JSON with the paper's seven keys; its texts can neither end the JSON nor form a
-    special token."""
+    """The record as JSON with the paper's seven keys; its texts can neither end the JSON nor form a special token."""
     return json.dumps(quote(record.model_dump(by_alias=True)), ensure_ascii=False).translate(SHOWN)
 
 # %% ../../nbs/captions/02_prompts.ipynb #5e760638
@@ -68,7 +59,7 @@ LONGEST_CAPTION, LONGEST_WORD = 10_000, 40  # characters; words joined by signs 
 STRUCTURES = ("optic_disc", "macula", "vessels", "nerve_fibre_layer", "lesions")
 Seen = Literal["normal", "abnormal", "not_visible"]
 
-# %% ../../nbs/captions/02_prompts.ipynb #199645bf
+
 class Answer(BaseModel):
     """What a model says of one photograph."""
     model_config = ConfigDict(frozen=True, json_schema_extra={"additionalProperties": False})
@@ -98,37 +89,31 @@ def answer_schema() -> dict:
 
 # %% ../../nbs/captions/02_prompts.ipynb #406b5fdc
 class InvalidAnswer(ValueError):
-    """An answer that is not taken; the message is the reason, in our words (nothing of the answer
-    stands in it)."""
+    """An answer that is not taken; the message is the reason, in our words (nothing of the answer stands in it)."""
 
 # %% ../../nbs/captions/02_prompts.ipynb #d39cb49e
 THOUGHT = r"(?:seed:)?(?:think|thought|reason|reflect|analysis|scratchpad)\w*"
 THOUGHT_END = re.compile(  # the marks of tags and of special tokens, then those of single families of models
     rf"<\|?(?:/{THOUGHT}|end_?(?:of_)?{THOUGHT}|{THOUGHT}_end)\|?>|\[/think(?:ing)?\]|<unused95>|◁/think▷|"
     r"<\|inner_suffix\|>|<channel\|>|assistantfinal|<\|channel\|>final[^{}]{0,60}?<\|message\|>", re.I)
-
 THOUGHT_START = re.compile(
-    rf"<\|?(?:(?:start|begin)_?(?:of_)?)?{THOUGHT}(?:\s[^<>]{{0,99}})?\|?>|"
-    r"\[think(?:ing)?\]|<unused94>|◁think▷|"
-    r"<\|inner_prefix\|>|<\|?channel\|?>(?:analysis|thought)|\A\s*analysis(?=(?-i:[A-Z]))",
-    re.I)
+    rf"<\|?(?:(?:start|begin)_?(?:of_)?)?{THOUGHT}(?:\s[^<>]{{0,99}})?\|?>|\[think(?:ing)?\]|<unused94>|◁think▷|"
+    r"<\|inner_prefix\|>|<\|?channel\|?>(?:analysis|thought)|\A\s*analysis(?=(?-i:[A-Z]))", re.I)
 DRAFT_KEY = re.compile("think|thought|reason|reflect|analysis|scratch|draft", re.I)
 LONGEST_ANSWER = 400_000  # characters
 MOST_STARTS = 500  # places at which JSON may begin and does not
 
-# %% ../../nbs/captions/02_prompts.ipynb #5286fce2
+
 def without_thoughts(text: str) -> str:
-    """What a model says after its last thought; raises `InvalidAnswer` where a thought has no end.
-    """
+    """What a model says after its last thought; raises `InvalidAnswer` where a thought has no end."""
     said = text[max((mark.end() for mark in THOUGHT_END.finditer(text)), default=0):]
     if THOUGHT_START.search(said):
         raise InvalidAnswer("its thought has no end; captions.max_tokens gives more room")
     return said
 
-# %% ../../nbs/captions/02_prompts.ipynb #f476d194
+
 def json_objects(text: str):
-    """Yield (object, place behind it) for the JSON objects in `text`, first to last, whatever
-    stands around them."""
+    """Yield (object, place behind it) for the JSON objects in `text`, first to last, whatever stands around them."""
     decoder, start, failures = json.JSONDecoder(strict=False), text.find("{"), 0
     while start >= 0 and failures < MOST_STARTS:
         try:
@@ -143,22 +128,18 @@ def json_objects(text: str):
 
 # %% ../../nbs/captions/02_prompts.ipynb #b50e1d2d
 def with_caption(value: dict) -> dict | None:
-    """`value` if it has a caption, or the one object in it that has, as some models wrap their
-    answer."""
-    wrapped = {key: inner for key, inner in value.items()
-               if isinstance(inner, dict) and "caption" in inner}
+    """`value` if it has a caption, or the one object in it that has, as some models wrap their answer."""
+    wrapped = {key: inner for key, inner in value.items() if isinstance(inner, dict) and "caption" in inner}
     inside = [inner for key, inner in wrapped.items() if not DRAFT_KEY.search(key)]
     return value if "caption" in value else inside[0] if len(inside) == 1 else None
 
-# %% ../../nbs/captions/02_prompts.ipynb #4bd27c07
+
 def parse_answer(text: str) -> Answer:
-    """The last `Answer` in the text that a model wrote; raises `InvalidAnswer` when there is none
-    that is complete."""
+    """The last `Answer` in the text that a model wrote; raises `InvalidAnswer` when there is none that is complete."""
     if len(text) > LONGEST_ANSWER:
         raise InvalidAnswer(f"it has {len(text):,} characters, more than {LONGEST_ANSWER:,}")
     said = without_thoughts(text)
-    complete = [(answer, end) for value, end in json_objects(said)
-                if (answer := with_caption(value))]
+    complete = [(answer, end) for value, end in json_objects(said) if (answer := with_caption(value))]
     if not complete:
         raise InvalidAnswer("it holds no complete JSON object with a caption")
     answer, end = complete[-1]
@@ -188,21 +169,17 @@ How to write. {style} Between {ask_least} and {ask_most} words. Plain English, n
 
 Answer with one JSON object and nothing else, with these keys in this order: {keys}.
 Each of the first five is "normal", "abnormal" or "not_visible"; caption is the description."""
-
 USER_V1 = "<record>\n{record}\n</record>\nDescribe this photograph as told, in JSON."
 
 # %% ../../nbs/captions/02_prompts.ipynb #61322ea0
-STYLES_V1 = {"long": ("One paragraph of full clinical sentences in the present tense, that "
-                      "begins with the eye and what is wrong with it.", 85, 190),
-             "short": ("One to three short sentences, the eye and what is wrong with it first.",
-                       6, 60)}
+STYLES_V1 = {"long": ("One paragraph of full clinical sentences in the present tense, that begins with the eye and what is wrong with it.", 85, 190),
+             "short": ("One to three short sentences, the eye and what is wrong with it first.", 6, 60)}
 PROMPTS = {"v1": (SYSTEM_V1, USER_V1, STYLES_V1)}
 
 # %% ../../nbs/captions/02_prompts.ipynb #a1a0740f
 @dataclass(frozen=True)
 class Prompt:
-    """One version of the question in one style, with the fewest and most words that a caption may
-    have."""
+    """One version of the question in one style, with the fewest and most words that a caption may have."""
     version: str
     style: str
     least: int
@@ -217,82 +194,67 @@ class Prompt:
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits over everything that is asked: the words (the keys of the answer stand in
-        them) and the limits."""
-        asked = [self.system, self.template, self.least, self.most] + ([self.room] if self.room
-            else [])
+        """16 hex digits over everything that is asked: the words (the keys of the answer stand in them) and the limits."""
+        asked = [self.system, self.template, self.least, self.most] + ([self.room] if self.room else [])
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     @property
     def max_tokens(self) -> int:
-        """Room for the answer: what was set, else that of the longest accepted one (three tokens a
-        word, and JSON)."""
+        """Room for the answer: what was set, else that of the longest accepted one (three tokens a word, and JSON)."""
         return self.room or 3 * self.most + 128
 
 # %% ../../nbs/captions/02_prompts.ipynb #312b451b
-def load_prompt(version: str, style: str, max_words: int | None = None,
-                max_tokens: int | None = None) -> Prompt:
-    """The prompt `version` in `style` ("short" or "long"); `max_words` lowers or raises the style's
-    own limit.
+def load_prompt(version: str, style: str, max_words: int | None = None, max_tokens: int | None = None) -> Prompt:
+    """The prompt `version` in `style` ("short" or "long"); `max_words` lowers or raises the style's own limit.
 
-    max_tokens : room for the answer, for models that think first; None: what the longest caption
-        needs.
+    max_tokens : room for the answer, for models that think first; None: what the longest caption needs.
 
     Raises
     ------
     UserError : no such version or style, or fewer words than the style needs.
     """
-    if version not in PROMPTS:
-        raise UserError(f"captions.prompt '{version}' is unknown{did_you_mean(version, PROMPTS)}")
+    if version not in PROMPTS: raise UserError(f"captions.prompt '{version}' is unknown{did_you_mean(version, PROMPTS)}")
     system, template, styles = PROMPTS[version]
-    if style not in styles:
-        raise UserError(f"captions.style '{style}' is unknown{did_you_mean(style, styles)}")
+    if style not in styles: raise UserError(f"captions.style '{style}' is unknown{did_you_mean(style, styles)}")
     told, least, most = styles[style]
     most = max_words or most
-    if most < 1.5 * least:
-        raise UserError(f"captions.max_words {most} is too few for the {style} style: at least "
-                        f"{round(1.5 * least)}")
+    if most < 1.5 * least: raise UserError(f"captions.max_words {most} is too few for the {style} style: at least {round(1.5 * least)}")
     margin = (most - least) // 8
-    system = system.format(style=told, ask_least=least + margin, ask_most=most - margin,
-                           keys=", ".join(Answer.model_fields))
+    system = system.format(style=told, ask_least=least + margin, ask_most=most - margin, keys=", ".join(Answer.model_fields))
     return Prompt(version, style, least, most, system, template, max_tokens)
 
-# %% ../../nbs/captions/02_prompts.ipynb #b1b0b76d
-OTHER_DIAGNOSES = {
-    "retinal_vein_occlusion": r"vein occlusion|\b[BC]?RVO\b",
-    "retinal_artery_occlusion": r"artery occlusion",
-    "retinal_detachment": r"retinal detachment", "retinitis_pigmentosa": r"retinitis pigmentosa",
-    "papilloedema": r"papillo?edema"}
-# patterns of the diagnoses that a caption may name: first those that the simulator does not draw
-DIAGNOSES = OTHER_DIAGNOSES | {name: row.pattern for name, row in DISEASE_ROWS.items()}
+# %% ../../nbs/captions/02_prompts.ipynb #6830d736
+WET = r"(?<!non-)(?<!non)(?:neovascular|wet|exudative) "
+DIAGNOSES = {
+    "diabetic_retinopathy": r"diabetic retinopathy|proliferative retinopathy", "glaucoma": r"glaucoma(?:tous)?",
+    "age_related_macular_degeneration": r"macular degeneration|\bAMD\b", "neovascular_age_related_macular_degeneration": rf"{WET}(?:age[ -]related )?(?:macular degeneration|AMD\b)",
+    "pathological_myopia": r"(?:patholog|degenerat)\w* myopia", "hypertensive_retinopathy": r"hypertensive retinopathy",
+    "retinal_vein_occlusion": r"vein occlusion|\b[BC]?RVO\b", "branch_retinal_vein_occlusion": r"branch (?:retinal )?vein occlusion|\bBRVO\b",
+    "central_retinal_vein_occlusion": r"central (?:retinal )?vein occlusion|\bCRVO\b", "retinal_artery_occlusion": r"artery occlusion",
+    "macular_hole": r"macular hole", "retinal_detachment": r"retinal detachment", "retinitis_pigmentosa": r"retinitis pigmentosa",
+    "cataract": r"cataracts?", "papilloedema": r"papillo?edema", "crystalline_dystrophy": r"crystalline (?:\w+ )?(?:retinopathy|\w*dystrophy)|bietti",
+}
 
 # %% ../../nbs/captions/02_prompts.ipynb #d0e8b463
 def carries(record: EyeRecord, label: str, term: str) -> bool:
-    """Whether a record names the diagnosis `label` (pattern `term`) in its labels, or in its report
-    when it has no labels."""
-    named = [*record.disease_labels, *record.subclinical_labels,
-             *(k for k, grade in record.grade_labels.items() if grade)]
-    if not record.disease_labels and not record.grade_labels:
-        named.append(record.report or "")
+    """Whether a record names the diagnosis `label` (pattern `term`) in its labels, or in its report when it has no labels."""
+    named = [*record.disease_labels, *record.subclinical_labels, *(k for k, grade in record.grade_labels.items() if grade)]
+    if not record.disease_labels and not record.grade_labels: named.append(record.report or "")
     return label in named or any(re.search(term, name.replace("_", " "), re.I) for name in named)
 
-# %% ../../nbs/captions/02_prompts.ipynb #495ade81
+
 def unfounded_diagnosis(caption: str, record: EyeRecord) -> str | None:
-    """The first diagnosis that a caption states or suspects and the record does not carry; None
-    when there is none."""
+    """The first diagnosis that a caption states or suspects and the record does not carry; None when there is none."""
     for piece in clauses(caption):
         for label, term in DIAGNOSES.items():
             for m in re.finditer(rf"\b(?:{term})", piece, re.I):
-                if (status(piece, m.start(), m.end()) != "denied"
-                    and not carries(record, label, term)):
-                    return label
+                if status(piece, m.start(), m.end()) != "denied" and not carries(record, label, term): return label
     return None
 
 # %% ../../nbs/captions/02_prompts.ipynb #9c4ac0eb
 MARKUP = re.compile(r"[<>{}\[\]|`#\\]|\*\*|https?:|www\.")
-TALK = re.compile(r"\b(?:as an ai|language model|i "
-                  r"(?:can|cannot|can't|am|will|have|do)|i'm|sorry|instructions?|prompt|json|the "
-                  r"record|report_label|medical advice|consult)\b", re.I)
+TALK = re.compile(r"\b(?:as an ai|language model|i (?:can|cannot|can't|am|will|have|do)|i'm|sorry|instructions?|prompt|json|the record|report_label|"
+                  r"medical advice|consult)\b", re.I)
 
 
 def runs(text: str, size: int = 8) -> set[tuple[str, ...]]:
@@ -304,34 +266,23 @@ def runs(text: str, size: int = 8) -> set[tuple[str, ...]]:
 def check_caption(caption: str, prompt: Prompt, record: EyeRecord) -> None:
     """Raise `InvalidAnswer` unless `caption` may stand beside `record`."""
     words, eye = len(caption.split()), read_eye(caption.lower())
-    if not prompt.least <= words <= prompt.most:
-        raise InvalidAnswer(f"the caption has {words} words, not {prompt.least} to {prompt.most}")
-    longest, joined = (max(map(len, re.findall(kind, caption)), default=0)
-                       for kind in (r"\w+", r"\S+"))
+    if not prompt.least <= words <= prompt.most: raise InvalidAnswer(f"the caption has {words} words, not {prompt.least} to {prompt.most}")
+    longest, joined = (max(map(len, re.findall(kind, caption)), default=0) for kind in (r"\w+", r"\S+"))
     if len(caption) >= LONGEST_CAPTION or longest > LONGEST_WORD or joined > 2 * LONGEST_WORD:
-        raise InvalidAnswer(f"the caption has a word of more than {LONGEST_WORD} letters, or "
-                            f"{LONGEST_CAPTION:,} characters")
+        raise InvalidAnswer(f"the caption has a word of more than {LONGEST_WORD} letters, or {LONGEST_CAPTION:,} characters")
     if caption[:1] in "=+-@＝＋－＠":
         raise InvalidAnswer("the caption begins as a formula of a spreadsheet does")
-    if MARKUP.search(caption):
-        raise InvalidAnswer("the caption holds markup")
-    if TALK.search(caption):
-        raise InvalidAnswer("the caption talks about itself or to the reader")
-    if runs(caption) & runs(prompt.system + " . " + prompt.template):
-        raise InvalidAnswer("the caption repeats the question")
-    if runs(caption, 12) & runs(record.report or "", 12):
-        raise InvalidAnswer("the caption quotes the report")
-    if None not in (eye, record.eye) and eye != record.eye:
-        raise InvalidAnswer("the caption names the other eye")
+    if MARKUP.search(caption): raise InvalidAnswer("the caption holds markup")
+    if TALK.search(caption): raise InvalidAnswer("the caption talks about itself or to the reader")
+    if runs(caption) & runs(prompt.system + " . " + prompt.template): raise InvalidAnswer("the caption repeats the question")
+    if runs(caption, 12) & runs(record.report or "", 12): raise InvalidAnswer("the caption quotes the report")
+    if None not in (eye, record.eye) and eye != record.eye: raise InvalidAnswer("the caption names the other eye")
     if unfounded := unfounded_diagnosis(caption, record):
-        raise InvalidAnswer(
-            f"the caption names {unfounded.replace('_', ' ')}, which the record "
-            "does not carry")
+        raise InvalidAnswer(f"the caption names {unfounded.replace('_', ' ')}, which the record does not carry")
 
-# %% ../../nbs/captions/02_prompts.ipynb #47a000c5
+
 def read_answer(text: str, prompt: Prompt, record: EyeRecord) -> Answer:
-    """Parse and check what a model wrote; raises `InvalidAnswer` with the reason when it is not
-    taken."""
+    """Parse and check what a model wrote; raises `InvalidAnswer` with the reason when it is not taken."""
     answer = parse_answer(text)
     check_caption(answer.caption, prompt, record)
     return answer

@@ -26,13 +26,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from retinalogos.captions.backends import (Backend, Job, OpenAIBackend, Result, TemplateBackend,
-    TextJob, TransformersBackend)
+from .backends import Backend, Job, OpenAIBackend, Result, TemplateBackend, TextJob, TransformersBackend
 from .prompts import load_prompt
-from ..config import (CaptionsSection, Settings, UserError, load_params, project_root,
-                                settings)
-from ..data.read import iter_shards, load_findings, load_records
-from ..eye.records import EyeRecord, Findings
+from ..config import CaptionsSection, Settings, UserError, load_params, project_root, settings
+from ..data.dataset import iter_shards, load_findings, load_records
+from ..data.records import EyeRecord, Findings
 
 # %% ../../nbs/captions/04_run.ipynb #de0f0110
 def job_seed(seed: int, image_id: str) -> int:
@@ -41,11 +39,9 @@ def job_seed(seed: int, image_id: str) -> int:
 
 
 def job_key(job: Job, backend: Backend) -> str:
-    """32 hex digits over image, record, seed, and who is asked what: results with the same key are
-    the same result."""
-    asked = [backend.name, backend.model, backend.revision, backend.prompt_hash,
-             backend.temperature, job.seed, job.image_id, hashlib.sha256(job.image).hexdigest(),
-             job.record.model_dump(mode="json"), job.findings and job.findings.to_row()]
+    """32 hex digits over image, record, seed, and who is asked what: results with the same key are the same result."""
+    asked = [backend.name, backend.model, backend.revision, backend.prompt_hash, backend.temperature, job.seed, job.image_id,
+             hashlib.sha256(job.image).hexdigest(), job.record.model_dump(mode="json"), job.findings and job.findings.to_row()]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
 # %% ../../nbs/captions/04_run.ipynb #c6ea221b
@@ -53,101 +49,77 @@ def read_rows(table: pd.DataFrame, ids: Iterable[str]) -> Iterator[dict]:
     """Rows of `table` (indexed by image_id) for `ids`, in their order, as dicts."""
     return iter(table.loc[list(ids)].to_dict("records"))
 
-# %% ../../nbs/captions/04_run.ipynb #a54c669c
-def iter_jobs(dataset: str | Path, backend: Backend, seed: int, rank: int = 0,
-              world: int = 1) -> Iterator[Job]:
-    """Jobs for the photographs of a data set folder, shard by shard; of `world` processes, number
-    `rank` gets its own share."""
-    records, findings = (load_records(dataset).set_index("image_id"),
-                         load_findings(dataset).set_index("image_id"))
+
+def iter_jobs(dataset: str | Path, backend: Backend, seed: int, rank: int = 0, world: int = 1) -> Iterator[Job]:
+    """Jobs for the photographs of a data set folder, shard by shard; of `world` processes, number `rank` gets its own share."""
+    records, findings = load_records(dataset).set_index("image_id"), load_findings(dataset).set_index("image_id")
     for shard in iter_shards(dataset, columns=("image_id", "high")):
         shard = shard[[job_seed(0, image_id) % world == rank for image_id in shard["image_id"]]]
-        for image_id, image, row in zip(shard["image_id"], shard["high"],
-                                        read_rows(records, shard["image_id"])):
-            found = (Findings.from_row(findings.loc[image_id].to_dict())
-                     if backend.name == "template" and image_id in findings.index else None)
+        for image_id, image, row in zip(shard["image_id"], shard["high"], read_rows(records, shard["image_id"])):
+            found = Findings.from_row(findings.loc[image_id].to_dict()) if backend.name == "template" and image_id in findings.index else None
             job = Job(image_id, image, EyeRecord.from_row(row), job_seed(seed, image_id), found)
             yield replace(job, key=job_key(job, backend))
 
 # %% ../../nbs/captions/04_run.ipynb #f4bcea5c
 class Journal:
-    """The journal file of one process, open for adding; `UserError` when another process has it
-    open."""
+    """The journal file of one process, open for adding; `UserError` when another process has it open."""
 
     def __init__(self, folder: str | Path, rank: int = 0):
-        self.path, self.synced = Path(folder) / f"{rank:05d}.jsonl", 0.0
+        self.path, self.synced = Path(folder) / f"{rank:05d}.jsonl", 0.
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("ab+")
         except OSError as error:
-            raise UserError(
-                f"{self.path}: the journal cannot be written ({error.strerror})") from None
+            raise UserError(f"{self.path}: the journal cannot be written ({error.strerror})") from None
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 self.file.close()
-                raise UserError(
-                    f"{self.path}: another process is captioning into it; wait for it, or "
-                    "end it") from None
-            print(f"{self.path}: this file system has no locks ({error.strerror}): take "
-                  "care that one process at a time writes here")
-        if self.file.tell() and os.pread(self.file.fileno(), 1, self.file.tell() - 1) != b"\n":
-            self.file.write(b"\n")
+                raise UserError(f"{self.path}: another process is captioning into it; wait for it, or end it") from None
+            print(f"{self.path}: this file system has no locks ({error.strerror}): take care that one process at a time writes here")
+        if self.file.tell() and os.pread(self.file.fileno(), 1, self.file.tell() - 1) != b"\n": self.file.write(b"\n")
 
     def add(self, row: dict) -> None:
-        """Add a row; it survives the end of this process at once, and a power cut after a second or
-        so."""
+        """Add a row; it survives the end of this process at once, and a power cut after a second or so."""
         try:
             self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
             self.file.flush()
-            if time.monotonic() - self.synced > 1:
-                os.fsync(self.file.fileno())
-                self.synced = time.monotonic()
-        except OSError as error:
-            raise UserError(f"{self.path}: {error.strerror}; make room and run again, what was "
-                            "captioned is kept") from None
+            if time.monotonic() - self.synced > 1: os.fsync(self.file.fileno()); self.synced = time.monotonic()
+        except OSError as error: raise UserError(f"{self.path}: {error.strerror}; make room and run again, what was captioned is kept") from None
 
-    def __enter__(self):
-        return self
+    def __enter__(self): return self
 
     def __exit__(self, *error):
         with suppress(OSError):  # a full disk has been told by `add`
             self.file.close()
 
 # %% ../../nbs/captions/04_run.ipynb #1276d587
-PROVENANCE = ("image_id", "caption", "backend", "model", "prompt_hash", "seed", "attempts",
-              "planted_error", "revision", "seconds", "prompt_tokens", "answer_tokens", "seen",
-              "written_at", "error")
+PROVENANCE = ("image_id", "caption", "backend", "model", "prompt_hash", "seed", "attempts", "planted_error", "revision", "seconds",
+              "prompt_tokens", "answer_tokens", "seen", "written_at", "error")  # columns of the table
 
-ROW_TYPES = {"key": str, "image_id": str, "caption": str, "error": str, "backend": str,
-             "model": str, "prompt_hash": str, "revision": str, "planted_error": str,
-             "seen": str, "written_at": str, "answer": str, "seed": int, "attempts": int,
-             "prompt_tokens": int, "answer_tokens": int, "seconds": (int, float),
-             "score": (int, float)}
+ROW_TYPES = {"key": str, "image_id": str, "caption": str, "error": str, "backend": str, "model": str, "prompt_hash": str,
+             "revision": str, "planted_error": str, "seen": str, "written_at": str, "answer": str, "seed": int, "attempts": int,
+             "prompt_tokens": int, "answer_tokens": int, "seconds": (int, float), "score": (int, float)}
 
-# %% ../../nbs/captions/04_run.ipynb #0e3f939b
+
 def fits(row) -> bool:
-    """Is this a row as the program writes them: a caption or a reason, an answer, or a score, each
-    of its type?"""
+    """Is this a row as the program writes them: a caption or a reason, an answer, or a score, each of its type?"""
     if not isinstance(row, dict) or "key" not in row:
         return False
     known = {name: value for name, value in row.items() if name in ROW_TYPES}
-    if any(isinstance(value, bool) or not isinstance(value, ROW_TYPES[name])
-           for name, value in known.items()):
+    if any(isinstance(value, bool) or not isinstance(value, ROW_TYPES[name]) for name, value in known.items()):
         return False
     numbers = [value for value in known.values() if not isinstance(value, str)]
     if any(not 0 <= value < 2 ** 63 for value in numbers):  # nan as well
         return False
-    if any("\ud800" <= letter <= "\udfff"
-           for value in known.values() if isinstance(value, str) for letter in value):
+    if any("\ud800" <= letter <= "\udfff" for value in known.values() if isinstance(value, str) for letter in value):
         return False  # half of a character, which no table can hold
     if "caption" in row or "error" in row:
-        return (set(PROVENANCE) <= set(row) and bool(row["caption"]) != bool(row["error"])
-                and _is_json(row.get("seen")))
+        return set(PROVENANCE) <= set(row) and bool(row["caption"]) != bool(row["error"]) and _is_json(row.get("seen"))
     return "answer" in row or 0 <= row.get("score", -1) <= 1
 
-# %% ../../nbs/captions/04_run.ipynb #79ebc4ad
+
 def _is_json(text) -> bool:
     """Is `text` empty, or the JSON of an object?"""
     try:
@@ -155,10 +127,9 @@ def _is_json(text) -> bool:
     except (ValueError, RecursionError):
         return False
 
-# %% ../../nbs/captions/04_run.ipynb #209caab2
+
 def read_journal(folder: str | Path) -> Iterator[dict]:
-    """Rows of all files of a journal, oldest first in each; half lines, and rows that do not fit,
-    are left out."""
+    """Rows of all files of a journal, oldest first in each; half lines, and rows that do not fit, are left out."""
     for path in sorted(Path(folder).glob("*.jsonl")):
         with path.open("rb") as file:
             for line in file:
@@ -171,56 +142,44 @@ def read_journal(folder: str | Path) -> Iterator[dict]:
 
 # %% ../../nbs/captions/04_run.ipynb #0c369479
 def result_row(result: Result, backend: Backend) -> dict:
-    """A journal row: the key and all of `PROVENANCE` (`seen` as JSON text, `written_at` as ISO time
-    in UTC)."""
-    values = {"image_id": result.job.image_id, "seed": result.job.seed, "backend": backend.name,
-              "model": backend.model, "revision": backend.revision,
-              "prompt_hash": backend.prompt_hash, "planted_error": "",
-              "seen": json.dumps(result.seen) if result.seen else "",
+    """A journal row: the key and all of `PROVENANCE` (`seen` as JSON text, `written_at` as ISO time in UTC)."""
+    values = {"image_id": result.job.image_id, "seed": result.job.seed, "backend": backend.name, "model": backend.model, "revision": backend.revision,
+              "prompt_hash": backend.prompt_hash, "planted_error": "", "seen": json.dumps(result.seen) if result.seen else "",
               "written_at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    values |= {name: getattr(result, name) for name in ("caption", "error", "attempts",
-        "prompt_tokens", "answer_tokens")}
-    return {"key": result.job.key} | {name: round(result.seconds, 3) if name == "seconds"
-                                      else values[name] for name in PROVENANCE}
+    values |= {name: getattr(result, name) for name in ("caption", "error", "attempts", "prompt_tokens", "answer_tokens")}
+    return {"key": result.job.key} | {name: round(result.seconds, 3) if name == "seconds" else values[name] for name in PROVENANCE}
 
 # %% ../../nbs/captions/04_run.ipynb #3f6cb29d
-def missing_jobs(jobs: Iterable[Job], done: dict[tuple[str, str], bool], keys: dict[str, str],
-                 retry_failures: bool) -> Iterator[Job]:
-    """The jobs that `done` ((key, image id) -> has it a caption?) lacks; the key of every job is
-    noted in `keys` by image id."""
+def missing_jobs(jobs: Iterable[Job], done: dict[tuple[str, str], bool], keys: dict[str, str], retry_failures: bool) -> Iterator[Job]:
+    """The jobs that `done` ((key, image id) -> has it a caption?) lacks; the key of every job is noted in `keys` by image id."""
     for job in jobs:
         keys[job.image_id] = job.key
         name = job.key, job.image_id
         if name not in done or retry_failures and not done[name]:
             yield job
 
-# %% ../../nbs/captions/04_run.ipynb #9736726e
+
 def check_hope(counts: Counter, reasons: Counter, captioned_before, enough: int = 20) -> None:
-    """Raise `UserError` when the first `enough` results are all failures, and no caption is known
-    (`captioned_before()`):
+    """Raise `UserError` when the first `enough` results are all failures, and no caption is known (`captioned_before()`):
     then the set-up is wrong, not the images."""
     if counts["failed"] == enough and not counts["captioned"] and not captioned_before():
         reason, times = reasons.most_common(1)[0]
-        raise UserError(f"the first {enough} photographs all failed, {times} of them with: "
-                        f"{reason}. Put that right, then run "
+        raise UserError(f"the first {enough} photographs all failed, {times} of them with: {reason}. Put that right, then run "
                         "`python -m retinalogos.captions.run --retry-failures`")
 
 # %% ../../nbs/captions/04_run.ipynb #51d68b28
-def ask_missing(dataset: str | Path, backend: Backend, seed: int, journal: str | Path,
-                rank: int = 0, world: int = 1, retry_failures:
-                bool = False) -> tuple[dict[str, str], Counter]:
+def ask_missing(dataset: str | Path, backend: Backend, seed: int, journal: str | Path, rank: int = 0, world: int = 1,
+                retry_failures: bool = False) -> tuple[dict[str, str], Counter]:
     """Caption what the journal lacks.
 
     Parameters
     ----------
-    dataset : data set folder. journal : its folder. rank, world : which share of the photographs,
-        of how many shares.
+    dataset : data set folder. journal : its folder. rank, world : which share of the photographs, of how many shares.
     retry_failures : ask again where the journal holds a failure.
 
     Returns
     -------
-    key of each photograph of this share by image id, and the counts "captioned" and "failed" of
-    this run.
+    key of each photograph of this share by image id, and the counts "captioned" and "failed" of this run.
     """
     done, total = {}, len(load_records(dataset)) // world
     for row in read_journal(journal):
@@ -234,8 +193,7 @@ def ask_missing(dataset: str | Path, backend: Backend, seed: int, journal: str |
             file.add(result_row(result, backend))
             counts["failed" if result.error else "captioned"] += 1
             reasons[result.error] += 1
-            check_hope(counts, reasons, lambda:
-                       any(done.get((key, image_id)) for image_id, key in keys.items()))
+            check_hope(counts, reasons, lambda: any(done.get((key, image_id)) for image_id, key in keys.items()))
             bar.set_postfix(failed=counts["failed"], refresh=False)
             bar.update(len(keys) - bar.n)
         bar.update(len(keys) - bar.n)
@@ -243,53 +201,38 @@ def ask_missing(dataset: str | Path, backend: Backend, seed: int, journal: str |
 
 # %% ../../nbs/captions/04_run.ipynb #36a3305b
 def journal_table(journal: str | Path, keys: dict[str, str]) -> pd.DataFrame:
-    """One row for each image of `keys` (image id -> key), in that order: columns `PROVENANCE`. A
-    caption counts, not the failures before it."""
+    """One row for each image of `keys` (image id -> key), in that order: columns `PROVENANCE`. A caption counts, not the failures before it."""
     images, rows = {key: image_id for image_id, key in keys.items()}, {}
     for row in read_journal(journal):
         mine = "image_id" in row and images.get(row["key"]) == row["image_id"]
         if mine and (not row["error"] or row["key"] not in rows):
             rows[row["key"]] = row
     lost = [image_id for image_id, key in keys.items() if key not in rows]
-    if lost:
-        raise UserError(f"{journal}: {len(lost)} of {len(keys)} photographs have no result, "
-                        f"the first is {lost[0]}; run it again")
-    return pd.DataFrame([{name: rows[key].get(name, "") for name in PROVENANCE}
-                         for key in keys.values()], columns=list(PROVENANCE))
+    if lost: raise UserError(f"{journal}: {len(lost)} of {len(keys)} photographs have no result, the first is {lost[0]}; run it again")
+    return pd.DataFrame([{name: rows[key].get(name, "") for name in PROVENANCE} for key in keys.values()], columns=list(PROVENANCE))
 
-# %% ../../nbs/captions/04_run.ipynb #0dde45a4
-def caption_dataset(dataset: str | Path, backend: Backend, seed: int, journal: str | Path,
-                    retry_failures: bool = False) -> pd.DataFrame:
-    """Captions of all photographs of a data set folder, in the order of `records.parquet`; see
-    `ask_missing` and `journal_table`.
 
-    A photograph without a caption has the caption "" (training takes it as unconditional) and the
-    reason in `error`.
+def caption_dataset(dataset: str | Path, backend: Backend, seed: int, journal: str | Path, retry_failures: bool = False) -> pd.DataFrame:
+    """Captions of all photographs of a data set folder, in the order of `records.parquet`; see `ask_missing` and `journal_table`.
+
+    A photograph without a caption has the caption "" (training takes it as unconditional) and the reason in `error`.
     """
     keys, _ = ask_missing(dataset, backend, seed, journal, retry_failures=retry_failures)
-    table = journal_table(journal, {image_id:
-                                    keys[image_id] for image_id in load_records(dataset)[
-                                        "image_id"]})
-    if not (table["error"] == "").any():
-        raise UserError(f"{journal}: no photograph got a caption; the first reason: "
-                        f"{table['error'][0]}")
+    table = journal_table(journal, {image_id: keys[image_id] for image_id in load_records(dataset)["image_id"]})
+    if not (table["error"] == "").any(): raise UserError(f"{journal}: no photograph got a caption; the first reason: {table['error'][0]}")
     return table
 
 # %% ../../nbs/captions/04_run.ipynb #2d692da1
 def text_key(question: str, backend: Backend) -> str:
     """32 hex digits over a question and who is asked it."""
-    asked = [backend.name, backend.model, backend.revision, backend.prompt_hash,
-             backend.temperature, question]
+    asked = [backend.name, backend.model, backend.revision, backend.prompt_hash, backend.temperature, question]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
 
-# %% ../../nbs/captions/04_run.ipynb #a264b685
-def ask_texts(backend: Backend, questions: list[str], journal: str | Path, label: str,
-              is_answer=None) -> list[str | None]:
-    """Answers to questions in text alone, in their order; None where the model gave none that is
-    taken.
 
-    is_answer : says of a text whether it is an answer; what the journal holds and is none is asked
-        again.
+def ask_texts(backend: Backend, questions: list[str], journal: str | Path, label: str, is_answer=None) -> list[str | None]:
+    """Answers to questions in text alone, in their order; None where the model gave none that is taken.
+
+    is_answer : says of a text whether it is an answer; what the journal holds and is none is asked again.
 
     Raises
     ------
@@ -297,83 +240,61 @@ def ask_texts(backend: Backend, questions: list[str], journal: str | Path, label
     """
     keys = [text_key(question, backend) for question in questions]
     wanted, reasons = dict(zip(keys, questions)), Counter()
-    known = {row["key"]: row["answer"] for row in read_journal(journal) if row["key"] in wanted
-             and "answer" in row and (is_answer is None or is_answer(row["answer"]))}
-    jobs = [TextJob(question, int(key[:7], 16), key)
-            for key, question in wanted.items() if key not in known]
+    known = {row["key"]: row["answer"] for row in read_journal(journal) if row["key"] in wanted and "answer" in row
+             and (is_answer is None or is_answer(row["answer"]))}
+    jobs = [TextJob(question, int(key[:7], 16), key) for key, question in wanted.items() if key not in known]
     with Journal(journal) as file, tqdm(desc=label, total=len(jobs), disable=not jobs) as bar:
         for result in backend.answer(iter(jobs)):
-            if result.error:
-                reasons[result.error] += 1
+            if result.error: reasons[result.error] += 1
             else:
                 known[result.job.key] = result.caption
-                spent = {name: getattr(result, name) for name in ("attempts", "seconds",
-                    "prompt_tokens", "answer_tokens")}
+                spent = {name: getattr(result, name) for name in ("attempts", "seconds", "prompt_tokens", "answer_tokens")}
                 file.add({"key": result.job.key, "answer": result.caption, **spent})
             if not known and reasons.total() in (20, len(jobs)):
-                raise UserError(
-                    f"{backend.setting}: the first {reasons.total()} answers were all "
-                    f"refused, most of them because: {reasons.most_common(1)[0][0]}")
+                raise UserError(f"{backend.setting}: the first {reasons.total()} answers were all refused, most of them because: {reasons.most_common(1)[0][0]}")
             bar.update()
     return [known.get(key) for key in keys]
 
 # %% ../../nbs/captions/04_run.ipynb #ddcd3a7e
 def make_backend(section: CaptionsSection, machine: Settings, device: str | None = None) -> Backend:
-    """The backend that the `captions` section of `params.yaml` names, on this machine; `UserError`
-    when something is not set."""
-    if section.backend == "template":
-        return TemplateBackend(section.style)
+    """The backend that the `captions` section of `params.yaml` names, on this machine; `UserError` when something is not set."""
+    if section.backend == "template": return TemplateBackend(section.style)
     prompt = load_prompt(section.prompt, section.style, section.max_words, section.max_tokens)
     if section.backend == "openai":
-        return OpenAIBackend(prompt, machine.caption_server, section.model,
-                             section.revision or "", machine.caption_key, section.temperature,
-                             machine.caption_concurrency, machine.caption_timeout,
-                             extra=section.extra)
-    if not section.model:
-        raise UserError("params.yaml: captions.model is not set: name a hub model or a folder "
-                        "for the transformers backend")
-    return TransformersBackend(prompt, section.model, section.revision, section.temperature,
-                               machine.caption_images_per_batch,
-                               device=device or machine.device)
+        return OpenAIBackend(prompt, machine.caption_server, section.model, section.revision or "", machine.caption_key, section.temperature,
+                             machine.caption_concurrency, machine.caption_timeout, extra=section.extra)
+    if not section.model: raise UserError("params.yaml: captions.model is not set: name a hub model or a folder for the transformers backend")
+    return TransformersBackend(prompt, section.model, section.revision, section.temperature, machine.caption_images_per_batch, device=device or machine.device)
 
-# %% ../../nbs/captions/04_run.ipynb #1e008168
+
 def spending(table: pd.DataFrame, machine: Settings) -> dict[str, float]:
-    """What a table of captions took: requests, tokens, hours of answering, and the price at the
-    rates of `settings.ini` (per million tokens)."""
+    """What a table of captions took: requests, tokens, hours of answering, and the price at the rates of `settings.ini` (per million tokens)."""
     prompt, answer = int(table["prompt_tokens"].sum()), int(table["answer_tokens"].sum())
     price = (prompt * machine.caption_prompt_price + answer * machine.caption_answer_price) / 1e6
-    return {"requests": int(table["attempts"].sum()), "prompt_tokens": prompt,
-            "answer_tokens": answer, "hours": round(float(table["seconds"].sum()) / 3600, 3),
-            "price": round(price, 2)}
+    return {"requests": int(table["attempts"].sum()), "prompt_tokens": prompt, "answer_tokens": answer,
+            "hours": round(float(table["seconds"].sum()) / 3600, 3), "price": round(price, 2)}
 
 # %% ../../nbs/captions/04_run.ipynb #c7aa8851
 JOURNAL = "data/captions_journal"
 
-# %% ../../nbs/captions/04_run.ipynb #03ce803e
+
 def main(argv=None) -> int:
-    """`python -m retinalogos.captions.run`: fill the journal of this project; returns the exit
-    status."""
-    parser = argparse.ArgumentParser("python -m retinalogos.captions.run",
-                                     description="Ask the caption backend for what the journal lacks.")
-    parser.add_argument("--retry-failures", action="store_true",
-                        help="ask again for photographs that failed")
+    """`python -m retinalogos.captions.run`: fill the journal of this project; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m retinalogos.captions.run", description="Ask the caption backend for what the journal lacks.")
+    parser.add_argument("--retry-failures", action="store_true", help="ask again for photographs that failed")
     args = parser.parse_args(argv)
     try:
         root = project_root()
         params, machine = load_params(root / "params.yaml"), settings(root)
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        device = (f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-            if world > 1 and machine.device == "auto" else None)
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if world > 1 and machine.device == "auto" else None
         backend = make_backend(params.captions, machine, device)
-        counts = ask_missing(root / "data/dataset", backend, params.base.seed, root / JOURNAL,
-                             rank, world, args.retry_failures)[1]
+        counts = ask_missing(root / "data/dataset", backend, params.base.seed, root / JOURNAL, rank, world, args.retry_failures)[1]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"process {rank + 1} of {world}: {counts['captioned']} captioned, "
-          f"{counts['failed']} failed")
+    print(f"process {rank + 1} of {world}: {counts['captioned']} captioned, {counts['failed']} failed")
     return 0
 
-# %% ../../nbs/captions/04_run.ipynb #fefc515d
 if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
     sys.exit(main())

@@ -26,25 +26,23 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tqdm import tqdm
-from transformers import (AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, GemmaConfig,
-                          GemmaForCausalLM, PreTrainedTokenizerFast)
+from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from ..config import UserError, write_json
 
 # %% ../../nbs/training/00_encoders.ipynb #9b579001
-# bars for loading seconds' worth of weights would be kept in every executed notebook
-diffusers.utils.logging.disable_progress_bar()
+diffusers.utils.logging.disable_progress_bar()  # bars for loading seconds' worth of weights would be kept in every executed notebook
 transformers.utils.logging.disable_progress_bar()
 
 # %% ../../nbs/training/00_encoders.ipynb #20ed59e4
 def to_tensor(images):
-    """uint8 images `[N, H, W, 3]` to a float32 tensor `[N, 3, H, W]` in -1..1."""
+    "uint8 images `[N, H, W, 3]` to a float32 tensor `[N, 3, H, W]` in -1..1."
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 # %% ../../nbs/training/00_encoders.ipynb #017edf6c
 def resize(images, size):
-    """uint8 images `[N, H, W, 3]` to `[N, size, size, 3]`: area averaging down, cubic up."""
+    "uint8 images `[N, H, W, 3]` to `[N, size, size, 3]`: area averaging down, cubic up."
     if images.shape[1:3] == (size, size):
         return images
     method = cv2.INTER_AREA if images.shape[1] > size else cv2.INTER_CUBIC
@@ -52,14 +50,12 @@ def resize(images, size):
 
 # %% ../../nbs/training/00_encoders.ipynb #976419f8
 def to_images(tensor):
-    """A tensor `[N, 3, H, W]` in -1..1 to uint8 images `[N, H, W, 3]`; values outside are clipped.
-    """
+    "A tensor `[N, 3, H, W]` in -1..1 to uint8 images `[N, H, W, 3]`; values outside are clipped."
     return ((tensor.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 # %% ../../nbs/training/00_encoders.ipynb #e6c34cc0
 def fit(parameters, loss_of_batch, n, steps, batch_size, lr, seed, name, progress=True):
-    """AdamW with a one-cycle schedule on `loss_of_batch(index, generator)`, where `index` draws
-    `batch_size` of `n` rows.
+    """AdamW with a one-cycle schedule on `loss_of_batch(index, generator)`, where `index` draws `batch_size` of `n` rows.
 
     Returns the loss of each step (list of floats).
     """
@@ -78,20 +74,16 @@ def fit(parameters, loss_of_batch, n, steps, batch_size, lr, seed, name, progres
 
 # %% ../../nbs/training/00_encoders.ipynb #db94d89c
 def build_autoencoder(latent_channels=16, decoder_channels=(16, 16, 64, 128)):
-    """An `AutoencoderDC` that shrinks each side by 8. Its encoder has exactly the 192 channels of
-    an 8 x 8 colour patch."""
+    "An `AutoencoderDC` that shrinks each side by 8. Its encoder has exactly the 192 channels of an 8 x 8 colour patch."
     encoder_channels, layers, none = (12, 12, 48, 192), (0, 1, 1, 1), ((),) * 4
-    return AutoencoderDC(latent_channels=latent_channels,
-                         encoder_block_out_channels=encoder_channels,
-                         decoder_block_out_channels=tuple(decoder_channels),
-                         encoder_layers_per_block=layers, decoder_layers_per_block=layers,
-                         encoder_qkv_multiscales=none, decoder_qkv_multiscales=none,
-                         encoder_out_shortcut=False, decoder_in_shortcut=False)
+    return AutoencoderDC(
+        latent_channels=latent_channels, encoder_block_out_channels=encoder_channels,
+        decoder_block_out_channels=tuple(decoder_channels), encoder_layers_per_block=layers, decoder_layers_per_block=layers,
+        encoder_qkv_multiscales=none, decoder_qkv_multiscales=none, encoder_out_shortcut=False, decoder_in_shortcut=False)
 
 # %% ../../nbs/training/00_encoders.ipynb #30557b9d
 def _patches(images):
-    """8 x 8 patches of an image tensor as rows of 192 numbers, in the order of three
-    pixel-unshuffles."""
+    "8 x 8 patches of an image tensor as rows of 192 numbers, in the order of three pixel-unshuffles."
     for _ in range(3):
         images = F.pixel_unshuffle(images, 2)
     return images.permute(0, 2, 3, 1).reshape(-1, 192)
@@ -103,17 +95,14 @@ def principal_components(images, latent_channels=16, whitening=0.5):
     Parameters
     ----------
     images : float tensor [N, 3, H, W] in -1..1
-    Returns (encode [C, 192], decode [192, C], mean [192]); `decode @ encode` projects on the first
-    C components, and the
+    Returns (encode [C, 192], decode [192, C], mean [192]); `decode @ encode` projects on the first C components, and the
     encoded patches have root mean square 1 over all channels.
     """
     patches = _patches(images).double()
     mean = patches.mean(0)
     variance, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
-    basis, std = (vectors.flip(1).T[:latent_channels],
-                  variance.flip(0)[:latent_channels].clamp_min(1e-8).sqrt())
-    # the sign of an eigenvector is arbitrary: fix it
-    basis = basis * basis.sum(1, keepdim=True).sign()
+    basis, std = vectors.flip(1).T[:latent_channels], variance.flip(0)[:latent_channels].clamp_min(1e-8).sqrt()
+    basis = basis * basis.sum(1, keepdim=True).sign()  # the sign of an eigenvector is arbitrary: fix it
     gain = std ** -whitening
     gain = gain / (std * gain).square().mean().sqrt()
     return (gain[:, None] * basis).float(), (basis / gain[:, None]).T.float(), mean.float()
@@ -136,10 +125,8 @@ def _set_encoder(encoder, encode, mean):
 @torch.no_grad()
 def _set_decoder(decoder, decode, mean, constant=10.0):
     channels = decode.shape[1]
-    first, second, last = (decoder.up_blocks[2][0].conv, decoder.up_blocks[1][0].conv,
-                           decoder.conv_out.conv)
-    for block in (block for group in decoder.up_blocks for block in group
-                  if hasattr(block, "norm")):
+    first, second, last = decoder.up_blocks[2][0].conv, decoder.up_blocks[1][0].conv, decoder.conv_out.conv
+    for block in (block for group in decoder.up_blocks for block in group if hasattr(block, "norm")):
         block.norm.weight.zero_()  # residual blocks start as identities
         block.norm.bias.zero_()
     decoder.conv_in.bias.zero_()
@@ -150,8 +137,7 @@ def _set_decoder(decoder, decode, mean, constant=10.0):
     first.weight[:192, :channels, 1, 1] = decode
     first.bias[:192], first.bias[192:] = mean, constant
     rows = torch.arange(256)
-    # take back what the shortcut adds
-    first.weight[rows, rows // (256 // first.in_channels), 1, 1] -= 1
+    first.weight[rows, rows // (256 // first.in_channels), 1, 1] -= 1  # take back what the shortcut adds
     last.weight[range(12), range(12), 1, 1] = 1
     last.bias.fill_(-2)
     decoder.norm_out.weight.fill_(constant / 2)
@@ -159,182 +145,151 @@ def _set_decoder(decoder, decode, mean, constant=10.0):
 
 # %% ../../nbs/training/00_encoders.ipynb #7766bca4
 def set_principal_components(autoencoder, images, whitening=0.5):
-    """Set the weights of `build_autoencoder` to the linear autoencoder of `images` (uint8 `[N, H,
-    W, 3]`)."""
-    encode, decode, mean = principal_components(to_tensor(images),
-                                                autoencoder.config.latent_channels, whitening)
+    "Set the weights of `build_autoencoder` to the linear autoencoder of `images` (uint8 `[N, H, W, 3]`)."
+    encode, decode, mean = principal_components(to_tensor(images), autoencoder.config.latent_channels, whitening)
     _set_encoder(autoencoder.encoder, encode, mean)
     _set_decoder(autoencoder.decoder, decode, mean)
     return autoencoder
 
 # %% ../../nbs/training/00_encoders.ipynb #66346861
 def latent_shift(autoencoder):
-    """What `autoencoder` wants subtracted from its latents; few want anything."""
+    "What `autoencoder` wants subtracted from its latents; few want anything."
     return autoencoder.config.get("shift_factor") or 0.0
 
-# %% ../../nbs/training/00_encoders.ipynb #c4a196e6
+
 @torch.no_grad()
 def encode_images(autoencoder, images, batch_size=64, progress=False):
-    """uint8 images `[N, H, W, 3]` to latents `[N, C, H/8, W/8]`, float32 on the CPU, scaled by the
-    autoencoder's factor."""
+    "uint8 images `[N, H, W, 3]` to latents `[N, C, H/8, W/8]`, float32 on the CPU, scaled by the autoencoder's factor."
     device, latents = autoencoder.device, []
     for start in tqdm(range(0, len(images), batch_size), desc="latents", disable=not progress):
-        out = autoencoder.encode(to_tensor(images[start:start + batch_size]).to(device,
-            autoencoder.dtype))
-        latents.append((out.latent if hasattr(out, "latent")
-                        else out.latent_dist.mode()).float().cpu())
+        out = autoencoder.encode(to_tensor(images[start:start + batch_size]).to(device, autoencoder.dtype))
+        latents.append((out.latent if hasattr(out, "latent") else out.latent_dist.mode()).float().cpu())
     return (torch.cat(latents) - latent_shift(autoencoder)) * autoencoder.config.scaling_factor
 
-# %% ../../nbs/training/00_encoders.ipynb #6a007183
+
 @torch.no_grad()
 def decode_latents(autoencoder, latents, batch_size=64):
-    """The reverse of `encode_images`: latents to uint8 images."""
-    device, scale, shift = (autoencoder.device, autoencoder.config.scaling_factor,
-                            latent_shift(autoencoder))
-    return np.concatenate([to_images(autoencoder.decode((part / scale + shift).to(device,
-        autoencoder.dtype)).sample.float()) for part in latents.split(batch_size)])
+    "The reverse of `encode_images`: latents to uint8 images."
+    device, scale, shift = autoencoder.device, autoencoder.config.scaling_factor, latent_shift(autoencoder)
+    return np.concatenate([to_images(autoencoder.decode((part / scale + shift).to(device, autoencoder.dtype)).sample.float())
+                           for part in latents.split(batch_size)])
 
 # %% ../../nbs/training/00_encoders.ipynb #6f145113
 def psnr(images, reference):
-    """Peak signal-to-noise ratio in dB, mean over uint8 images `[N, H, W, 3]`."""
+    "Peak signal-to-noise ratio in dB, mean over uint8 images `[N, H, W, 3]`."
     error = ((images.astype(np.float32) - reference.astype(np.float32)) / 255) ** 2
     return float(np.mean(-10 * np.log10(error.mean(axis=(1, 2, 3)) + 1e-10)))
 
 # %% ../../nbs/training/00_encoders.ipynb #ab22da84
 def reconstruction_loss(output, target):
-    """Mean absolute error of values and of first differences along both axes."""
+    "Mean absolute error of values and of first differences along both axes."
     error = output - target
     return error.abs().mean() + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
-# %% ../../nbs/training/00_encoders.ipynb #31c85a65
-def train_decoder(autoencoder, images, steps, batch_size, lr, seed, latent_noise=0.05,
-                  progress=True):
-    """Train the decoder of `autoencoder` in place on uint8 images; returns the loss of each step
-    (list of floats)."""
+
+def train_decoder(autoencoder, images, steps, batch_size, lr, seed, latent_noise=0.05, progress=True):
+    "Train the decoder of `autoencoder` in place on uint8 images; returns the loss of each step (list of floats)."
     latents, device = encode_images(autoencoder, images), autoencoder.device
 
     def loss_of_batch(index, generator):
         noise = latent_noise * torch.randn(latents[index].shape, generator=generator)
-        return reconstruction_loss(autoencoder.decode((latents[index]
-            + noise).to(device)).sample, to_tensor(images[index.numpy()]).to(device))
+        return reconstruction_loss(autoencoder.decode((latents[index] + noise).to(device)).sample, to_tensor(images[index.numpy()]).to(device))
 
-    return fit(autoencoder.decoder.parameters(), loss_of_batch, len(images), steps, batch_size,
-               lr, seed, "decoder", progress)
+    return fit(autoencoder.decoder.parameters(), loss_of_batch, len(images), steps, batch_size, lr, seed, "decoder", progress)
 
 # %% ../../nbs/training/00_encoders.ipynb #9b5dd491
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's order
 
-# %% ../../nbs/training/00_encoders.ipynb #2d855a82
+
 def train_tokenizer(captions, vocab_size=1024, max_tokens=64):
-    """A byte-pair tokenizer of `captions`; every text becomes `<bos> ... <eos>`, padded on the
-    right."""
+    "A byte-pair tokenizer of `captions`; every text becomes `<bos> ... <eos>`, padded on the right."
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS),
-                                  show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
     tokenizer.train_from_iterator(captions, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("<bos>", "<eos>")])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>",
-                                   eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
-                                   padding_side="right", model_max_length=max_tokens)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("<bos>", "<eos>")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
+        padding_side="right", model_max_length=max_tokens)
 
 # %% ../../nbs/training/00_encoders.ipynb #0e4fc643
 def build_language_model(tokenizer, dim=128, layers=3, heads=4):
-    """A small `GemmaForCausalLM` for the vocabulary of `tokenizer`."""
+    "A small `GemmaForCausalLM` for the vocabulary of `tokenizer`."
     return GemmaForCausalLM(GemmaConfig(
-        vocab_size=len(tokenizer), hidden_size=dim, intermediate_size=4 * dim,
-        num_hidden_layers=layers,
+        vocab_size=len(tokenizer), hidden_size=dim, intermediate_size=4 * dim, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, head_dim=dim // heads,
-        max_position_embeddings=tokenizer.model_max_length, pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.1,
+        max_position_embeddings=tokenizer.model_max_length, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
 
-# %% ../../nbs/training/00_encoders.ipynb #2c335a0d
+
 def train_language_model(model, tokenizer, captions, steps, batch_size, lr, seed, progress=True):
-    """Next-token training of `model` in place on `captions` (list of str); returns the loss of each
-    step."""
+    "Next-token training of `model` in place on `captions` (list of str); returns the loss of each step."
     tokens = tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
     labels = tokens.input_ids.masked_fill(tokens.attention_mask == 0, -100)
-    columns = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask,
-               "labels": labels}
+    columns = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "labels": labels}
 
     def loss_of_batch(index, generator):
-        return model(**{name: column[index].to(model.device)
-                        for name, column in columns.items()}).loss
+        return model(**{name: column[index].to(model.device) for name, column in columns.items()}).loss
 
-    return fit(model.parameters(), loss_of_batch, len(labels), steps, batch_size, lr, seed,
-               "text encoder", progress)
+    return fit(model.parameters(), loss_of_batch, len(labels), steps, batch_size, lr, seed, "text encoder", progress)
 
 # %% ../../nbs/training/00_encoders.ipynb #77846b99
-LUMINA2_PROMPT = ("You are an assistant designed to generate superior images with the "
-                  "superior degree of image-text alignment "
+LUMINA2_PROMPT = ("You are an assistant designed to generate superior images with the superior degree of image-text alignment "
                   "based on textual prompts or user prompts. <Prompt Start> ")
 """What `Lumina2Pipeline` puts before every prompt."""
 
 PROMPT_TOKENS = 256
-"""Tokens of a prompt that both pipelines read, and training with them; the rest is cut. (The
-paper's length.)"""
+"""Tokens of a prompt that both pipelines read, and training with them; the rest is cut. (The paper's length.)"""
 
-# %% ../../nbs/training/00_encoders.ipynb #2e3604aa
+
 def pipeline_prompt(prompt, architecture):
-    """`prompt` as the pipeline of `architecture`, 'lumina_next' or 'lumina2', hands it to the
-    tokenizer."""
+    "`prompt` as the pipeline of `architecture`, 'lumina_next' or 'lumina2', hands it to the tokenizer."
     if architecture == "lumina2":
         return LUMINA2_PROMPT + prompt if prompt else prompt
     return prompt.lower().strip()
 
-# %% ../../nbs/training/00_encoders.ipynb #1048a25f
+
 @torch.no_grad()
-def encode_prompts(tokenizer, text_encoder, prompts, max_tokens=PROMPT_TOKENS, batch_size=256,
-                   architecture="lumina_next", progress=False):
+def encode_prompts(tokenizer, text_encoder, prompts, max_tokens=PROMPT_TOKENS, batch_size=256, architecture="lumina_next", progress=False):
     """Text embeddings of `prompts` (list of str), for a generator of `architecture`.
 
-    Returns (float32 embeddings [N, T, D], int64 mask [N, T], number of prompts longer than
-    `max_tokens`); T is the longest prompt, rounded up to a multiple of 8.
+    Returns (float32 embeddings [N, T, D], int64 mask [N, T], number of prompts longer than `max_tokens`); T is the longest
+    prompt, rounded up to a multiple of 8.
     """
     prompts = [pipeline_prompt(prompt, architecture) for prompt in prompts]
     lengths = [len(ids) for ids in tokenizer(prompts).input_ids]
     width = min(max_tokens, -(-max(lengths) // 8) * 8)
-    tokens = tokenizer(prompts, padding="max_length", max_length=width, truncation=True,
-                       return_tensors="pt")
+    tokens = tokenizer(prompts, padding="max_length", max_length=width, truncation=True, return_tensors="pt")
     embeddings = []
-    for start in tqdm(range(0, len(prompts), batch_size), desc="text embeddings",
-                      disable=not progress):
+    for start in tqdm(range(0, len(prompts), batch_size), desc="text embeddings", disable=not progress):
         part = slice(start, start + batch_size)
         out = text_encoder(tokens.input_ids[part].to(text_encoder.device),
-                           attention_mask=tokens.attention_mask[part].to(text_encoder.device),
-                           output_hidden_states=True)
+                           attention_mask=tokens.attention_mask[part].to(text_encoder.device), output_hidden_states=True)
         embeddings.append(out.hidden_states[-2].float().cpu())
-    return torch.cat(embeddings), tokens.attention_mask, sum(length > max_tokens
-        for length in lengths)
+    return torch.cat(embeddings), tokens.attention_mask, sum(length > max_tokens for length in lengths)
 
-# %% ../../nbs/training/00_encoders.ipynb #aed9d348
+
 def warn_cut(too_long, n, what):
-    """Say that `too_long` of `n` texts (`what` they are) were cut, if any was."""
+    "Say that `too_long` of `n` texts (`what` they are) were cut, if any was."
     if too_long:
-        print(f"warning: {too_long} of {n} {what} are longer than {PROMPT_TOKENS} "
-              "tokens and were cut: the generator never reads their ends. "
+        print(f"warning: {too_long} of {n} {what} are longer than {PROMPT_TOKENS} tokens and were cut: the generator never reads their ends. "
               "Write shorter ones (captions.style, captions.max_words)")
 
 # %% ../../nbs/training/00_encoders.ipynb #8dde39c5
 def build_clip(tokenizer, image_size=128, dim=128, layers=3):
-    """A small `CLIPModel` with 16-pixel patches and the vocabulary of `tokenizer`."""
-    size = dict(hidden_size=dim, intermediate_size=4 * dim, num_hidden_layers=layers,
-                num_attention_heads=dim // 32)
-    text = dict(size, vocab_size=len(tokenizer),
-                max_position_embeddings=tokenizer.model_max_length,
-                pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id)
+    "A small `CLIPModel` with 16-pixel patches and the vocabulary of `tokenizer`."
+    size = dict(hidden_size=dim, intermediate_size=4 * dim, num_hidden_layers=layers, num_attention_heads=dim // 32)
+    text = dict(size, vocab_size=len(tokenizer), max_position_embeddings=tokenizer.model_max_length,
+                pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     vision = dict(size, image_size=image_size, patch_size=image_size // 8)
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim // 2))
 
-# %% ../../nbs/training/00_encoders.ipynb #80214ebe
+
 def train_clip(clip, tokenizer, images, captions, steps, batch_size, lr, seed, progress=True):
-    """Contrastive training of `clip` in place on uint8 images and their captions; returns the loss
-    of each step."""
+    "Contrastive training of `clip` in place on uint8 images and their captions; returns the loss of each step."
     tokens = tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
     side, device = clip.config.vision_config.image_size, clip.device
 
@@ -343,86 +298,71 @@ def train_clip(clip, tokenizer, images, captions, steps, batch_size, lr, seed, p
         text = {name: tokens[name][index].to(device) for name in ("input_ids", "attention_mask")}
         return clip(**text, pixel_values=pixels, return_loss=True).loss
 
-    return fit(clip.parameters(), loss_of_batch, len(images), steps, batch_size, lr, seed,
-               "CLIP", progress)
+    return fit(clip.parameters(), loss_of_batch, len(images), steps, batch_size, lr, seed, "CLIP", progress)
 
 # %% ../../nbs/training/00_encoders.ipynb #dd75a300
 def _normalisation(clip):
     return getattr(clip, "image_mean", (0.5, 0.5, 0.5)), getattr(clip, "image_std", (0.5, 0.5, 0.5))
 
-# %% ../../nbs/training/00_encoders.ipynb #8d91c69b
+
 @torch.no_grad()
 def clip_features_images(clip, images, batch_size=64):
-    """Unit-norm float32 features `[N, D]` of uint8 images `[N, H, W, 3]`, resized to what CLIP was
-    trained on."""
+    "Unit-norm float32 features `[N, D]` of uint8 images `[N, H, W, 3]`, resized to what CLIP was trained on."
     model, _ = clip
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in _normalisation(model))
     features = []
     for start in range(0, len(images), batch_size):
-        pixels = (to_tensor(resize(images[start:start + batch_size],
-                                   model.config.vision_config.image_size)) + 1) / 2
-        out = model.get_image_features(pixel_values=((pixels - mean) / std).to(model.device,
-            model.dtype))
+        pixels = (to_tensor(resize(images[start:start + batch_size], model.config.vision_config.image_size)) + 1) / 2
+        out = model.get_image_features(pixel_values=((pixels - mean) / std).to(model.device, model.dtype))
         features.append(F.normalize(getattr(out, "pooler_output", out).float(), dim=-1).cpu())
     return torch.cat(features).numpy()
 
-# %% ../../nbs/training/00_encoders.ipynb #db779ea4
+
 @torch.no_grad()
 def clip_features_texts(clip, texts, batch_size=256):
-    """Unit-norm float32 features `[N, D]` of `texts` (list of str); a text longer than CLIP's limit
-    is cut."""
+    "Unit-norm float32 features `[N, D]` of `texts` (list of str); a text longer than CLIP's limit is cut."
     model, tokenizer = clip
     limit, features = model.config.text_config.max_position_embeddings, []
     for start in range(0, len(texts), batch_size):
-        tokens = tokenizer(list(texts[start:start + batch_size]), padding=True, truncation=True,
-                           max_length=limit, return_tensors="pt")
-        out = model.get_text_features(**{key:
-                                         tokens[key].to(model.device) for key in ("input_ids",
-                                             "attention_mask")})
+        tokens = tokenizer(list(texts[start:start + batch_size]), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        out = model.get_text_features(**{key: tokens[key].to(model.device) for key in ("input_ids", "attention_mask")})
         features.append(F.normalize(getattr(out, "pooler_output", out).float(), dim=-1).cpu())
     return torch.cat(features).numpy()
 
 # %% ../../nbs/training/00_encoders.ipynb #3c955ee6
 def clip_scores(clip, images, texts):
-    """CLIP score of each pair, float32 `[N]`: 100 times the cosine, at least 0."""
-    return 100 * np.maximum((clip_features_images(clip, images)
-                             * clip_features_texts(clip, texts)).sum(1), 0)
+    "CLIP score of each pair, float32 `[N]`: 100 times the cosine, at least 0."
+    return 100 * np.maximum((clip_features_images(clip, images) * clip_features_texts(clip, texts)).sum(1), 0)
 
 # %% ../../nbs/training/00_encoders.ipynb #4e31bb51
 def seal(folder):
-    """Write `hashes.json` into each folder of weights at or below `folder`: SHA-256 of its
-    safetensors files."""
+    """Write `hashes.json` into each folder of weights at or below `folder`: SHA-256 of its safetensors files."""
     for place in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
         write_json(place / "hashes.json", _hashes(place))
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(folder.glob("*.safetensors"))}
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.safetensors"))}
 
-# %% ../../nbs/training/00_encoders.ipynb #7527df4e
+
 def check_weights(what: str, model, name):
-    """UserError if weights of `model` are not finite, or are not those that `seal` saw in the
-    folder `name`."""
+    """UserError if weights of `model` are not finite, or are not those that `seal` saw in the folder `name`."""
     for key, weight in model.state_dict().items():
         if weight.is_floating_point() and not torch.isfinite(weight).all():
-            raise UserError(
-                f"{what}: {name} holds numbers that are not finite, in {key}: make or "
-                "fetch it anew")
+            raise UserError(f"{what}: {name} holds numbers that are not finite, in {key}: make or fetch it anew")
     sealed = Path(name, "hashes.json")
     if sealed.is_file() and json.loads(sealed.read_text(encoding="utf-8")) != _hashes(Path(name)):
-        raise UserError(f"{what}: the weights in {name} are not those that were written there "
-                        "(hashes.json): "
+        raise UserError(f"{what}: the weights in {name} are not those that were written there (hashes.json): "
                         "the file is damaged or was exchanged. Make or fetch it anew")
 
-# %% ../../nbs/training/00_encoders.ipynb #afa3ef54
+
 def save_tokenizer(tokenizer, folder):
     """Write `tokenizer` to `folder`, without the padding and truncation of whoever used it last."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
 
-# %% ../../nbs/training/00_encoders.ipynb #0617adc6
+
 def save_encoders(folder, autoencoder, tokenizer, text_encoder, clip, clip_tokenizer=None):
     """Write the four encoders under `folder`."""
     folder = Path(folder)
@@ -443,33 +383,26 @@ def _no_code(load) -> dict:
     """What keeps `load` from running code that lies beside weights; diffusers' models never do."""
     return {"trust_remote_code": False} if load.__module__.startswith("transformers") else {}
 
-# %% ../../nbs/training/00_encoders.ipynb #b82433ae
+
 def open_model(what, load, name):
     """`load(name)` with safetensors only, frozen.
 
-    UserError where `name` is neither a folder with weights nor to be had from the hub, or where a
-    weight is missing or unexpected.
+    UserError where `name` is neither a folder with weights nor to be had from the hub, or where a weight is missing or unexpected.
     """
     try:
         model, found = load(name, use_safetensors=True, output_loading_info=True, **_no_code(load))
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError,
-            SafetensorError) as error:
-        raise UserError(f"{what}: no weights in {name} "
-                        f"({(str(error).splitlines() or [type(error).__name__])[0][:200]}). "
-                        "Name a folder with config.json and safetensors, "
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        raise UserError(f"{what}: no weights in {name} ({(str(error).splitlines() or [type(error).__name__])[0][:200]}). Name a folder with config.json and safetensors, "
                         "or a model of the hub: it is fetched when HF_HUB_OFFLINE=0 is set") from None
-    faults = [f"{kind}: {', '.join(sorted(map(str, keys)))}"
-              for kind, keys in (("missing", found["missing_keys"]),
-                                 ("of another shape", found["mismatched_keys"]),
-                                 ("unexpected", [key for key in found["unexpected_keys"]
-                                                 if not key.startswith("lm_head.")])) if keys]
+    faults = [f"{kind}: {', '.join(sorted(map(str, keys)))}" for kind, keys in (
+        ("missing", found["missing_keys"]), ("of another shape", found["mismatched_keys"]),
+        ("unexpected", [key for key in found["unexpected_keys"] if not key.startswith("lm_head.")])) if keys]  # no head is needed here
     if faults:
-        raise UserError(f"{what}: the weights in {name} are not those of its config.json; "
-                        f"{'; '.join(faults)}. Make or fetch them anew")
+        raise UserError(f"{what}: the weights in {name} are not those of its config.json; {'; '.join(faults)}. Make or fetch them anew")
     check_weights(what, model, name)
     return model.eval().requires_grad_(False)
 
-# %% ../../nbs/training/00_encoders.ipynb #2ed199c8
+
 def class_named(name, what: str) -> str:
     """The class of diffusers that the config.json of a folder or hub model names."""
     try:
@@ -477,15 +410,12 @@ def class_named(name, what: str) -> str:
         return config["_class_name"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{what}: no config.json of a model in {name} ({reason}); run the "
-                        "encoders stage, "
-                        "or name a folder or hub model with weights (HF_HUB_OFFLINE=0 to fetch "
-                        "it)") from None
+        raise UserError(f"{what}: no config.json of a model in {name} ({reason}); run the encoders stage, "
+                        "or name a folder or hub model with weights (HF_HUB_OFFLINE=0 to fetch it)") from None
 
-# %% ../../nbs/training/00_encoders.ipynb #530f7ca2
+
 def load_autoencoder(name):
-    """The autoencoder in a folder or of that hub name, an `AutoencoderDC` or `AutoencoderKL`,
-    frozen."""
+    """The autoencoder in a folder or of that hub name, an `AutoencoderDC` or `AutoencoderKL`, frozen."""
     kind = class_named(name, "autoencoder")
     if kind not in AUTOENCODERS:
         raise UserError(f"autoencoder: {name} holds a {kind}; known are {', '.join(AUTOENCODERS)}")
@@ -493,61 +423,51 @@ def load_autoencoder(name):
 
 # %% ../../nbs/training/00_encoders.ipynb #616446bf
 def open_tokenizer(name):
-    """The tokenizer in a folder or of that hub name; UserError where there is none that can be
-    read."""
+    """The tokenizer in a folder or of that hub name; UserError where there is none that can be read."""
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # tokenizers has one for each way in which a file may be broken
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"tokenizer: {name} cannot be read ({reason}). Make or fetch it anew") from None
+        raise UserError(f"tokenizer: {name} cannot be read ({reason}). Make or fetch it anew") from None
 
-# %% ../../nbs/training/00_encoders.ipynb #9cd91475
+
 def load_text_encoder(name, tokenizer_name=None):
-    """(tokenizer, frozen text encoder) of a folder or hub name; any decoder-only model that
-    `AutoModel` opens."""
+    "(tokenizer, frozen text encoder) of a folder or hub name; any decoder-only model that `AutoModel` opens."
     text_encoder = open_model("text encoder", AutoModel.from_pretrained, name)
     tokenizer = open_tokenizer(tokenizer_name or name)
     tokenizer.padding_side = "right"
     return tokenizer, text_encoder
 
-# %% ../../nbs/training/00_encoders.ipynb #649cc8f2
+
 def load_clip(name):
-    """(frozen CLIP, its tokenizer) of a folder or hub name; the preprocessor_config.json beside it
-    says how pixels are normalised."""
+    "(frozen CLIP, its tokenizer) of a folder or hub name; the preprocessor_config.json beside it says how pixels are normalised."
     model = open_model("CLIP", CLIPModel.from_pretrained, name)
     try:
         settings = json.loads(Path(cached_file(name, "preprocessor_config.json")).read_text())
         model.image_mean, model.image_std = settings["image_mean"], settings["image_std"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"CLIP: no readable preprocessor_config.json in {name} "
-                        f"({type(error).__name__}). Make or fetch it anew") from None
+        raise UserError(f"CLIP: no readable preprocessor_config.json in {name} ({type(error).__name__}). Make or fetch it anew") from None
     return model, open_tokenizer(name)
 
-# %% ../../nbs/training/00_encoders.ipynb #6b34b8cc
+
 def load_encoders(folder, device="cpu"):
-    """(autoencoder, tokenizer, text encoder) that `save_encoders` wrote under `folder`: what the
-    generator needs."""
+    "(autoencoder, tokenizer, text encoder) that `save_encoders` wrote under `folder`: what the generator needs."
     tokenizer, text_encoder = load_text_encoder(f"{folder}/text_encoder", f"{folder}/tokenizer")
     return load_autoencoder(f"{folder}/vae").to(device), tokenizer, text_encoder.to(device)
 
 # %% ../../nbs/training/00_encoders.ipynb #c9a09c20
 def make_autoencoder(name, images, latent_channels, steps, batch_size, lr, seed, device="cpu"):
-    """(autoencoder, losses): pretrained `name`, or a small one fitted to uint8 `images` `[N, H, W,
-    3]`."""
+    "(autoencoder, losses): pretrained `name`, or a small one fitted to uint8 `images` `[N, H, W, 3]`."
     if name:
         return load_autoencoder(name).to(device), []
     torch.manual_seed(seed)
     some = np.random.default_rng(seed).permutation(len(images))[:1000]
-    autoencoder = set_principal_components(build_autoencoder(latent_channels),
-                                           images[np.sort(some)]).to(device)
+    autoencoder = set_principal_components(build_autoencoder(latent_channels), images[np.sort(some)]).to(device)
     return autoencoder, train_decoder(autoencoder, images, steps, batch_size, lr, seed)
 
-# %% ../../nbs/training/00_encoders.ipynb #659e5614
-def make_text_encoder(name, captions, vocab_size, max_tokens, dim, layers, heads, steps,
-                      batch_size, lr, seed, device="cpu"):
-    """(tokenizer, text encoder, losses): pretrained `name`, or small ones learnt from `captions`
-    (list of str)."""
+
+def make_text_encoder(name, captions, vocab_size, max_tokens, dim, layers, heads, steps, batch_size, lr, seed, device="cpu"):
+    "(tokenizer, text encoder, losses): pretrained `name`, or small ones learnt from `captions` (list of str)."
     if name:
         tokenizer, text_encoder = load_text_encoder(name)
         return tokenizer, text_encoder.to(device), []
@@ -557,15 +477,12 @@ def make_text_encoder(name, captions, vocab_size, max_tokens, dim, layers, heads
     losses = train_language_model(model, tokenizer, captions, steps, batch_size, lr, seed)
     return tokenizer, model.model, losses
 
-# %% ../../nbs/training/00_encoders.ipynb #2d06341d
-def make_clip(name, tokenizer, images, captions, dim, layers, steps, batch_size, lr, seed,
-              device="cpu"):
-    """(CLIP, its tokenizer, losses): pretrained `name`, or a small one trained on pairs of uint8
-    `images` and `captions`."""
+
+def make_clip(name, tokenizer, images, captions, dim, layers, steps, batch_size, lr, seed, device="cpu"):
+    "(CLIP, its tokenizer, losses): pretrained `name`, or a small one trained on pairs of uint8 `images` and `captions`."
     if name:
         clip, clip_tokenizer = load_clip(name)
         return clip.to(device), clip_tokenizer, []
     torch.manual_seed(seed)
     clip = build_clip(tokenizer, images.shape[1], dim, layers).to(device)
-    return clip, tokenizer, train_clip(clip, tokenizer, images, captions, steps, batch_size, lr,
-                                       seed)
+    return clip, tokenizer, train_clip(clip, tokenizer, images, captions, steps, batch_size, lr, seed)

@@ -13,24 +13,22 @@ import torch
 
 # %% ../../nbs/training/01_flow.ipynb #c8f2c6c9
 def expand(t, like):
-    """Times `[N]`, shaped to multiply a tensor `[N, ...]`."""
+    "Times `[N]`, shaped to multiply a tensor `[N, ...]`."
     return t.view(-1, *[1] * (like.ndim - 1))
 
 
 def interpolate(noise, data, t):
-    """The point at time `t` in 0..1 (`[N]`) on the straight line from `noise` to `data` (`[N,
-    ...]`)."""
+    "The point at time `t` in 0..1 (`[N]`) on the straight line from `noise` to `data` (`[N, ...]`)."
     return (1 - expand(t, data)) * noise + expand(t, data) * data
 
 
 def velocity(noise, data):
-    """The velocity of that line."""
+    "The velocity of that line."
     return data - noise
 
 # %% ../../nbs/training/01_flow.ipynb #141417d7
 def sample_timesteps(n, kind="uniform", shift=1.0, generator=None):
-    """`n` times in 0..1, float32: `kind` is 'uniform' or 'logit_normal'; `shift` > 1 moves them
-    towards noise."""
+    "`n` times in 0..1, float32: `kind` is 'uniform' or 'logit_normal'; `shift` > 1 moves them towards noise."
     if kind == "uniform":
         t = torch.rand(n, generator=generator)
     elif kind == "logit_normal":
@@ -41,19 +39,17 @@ def sample_timesteps(n, kind="uniform", shift=1.0, generator=None):
 
 # %% ../../nbs/training/01_flow.ipynb #6278a5c9
 def resolution_shift(pixels, base_pixels):
-    """Shift of the times for images of `pixels` pixels (or tokens), so that noise hides as much as
-    it does at `base_pixels` without a shift."""
+    "Shift of the times for images of `pixels` pixels (or tokens), so that noise hides as much as it does at `base_pixels` without a shift."
     return math.sqrt(pixels / base_pixels)
 
 # %% ../../nbs/training/01_flow.ipynb #9cf75c03
 def flow_loss(predicted, noise, data):
-    """Mean squared error of the predicted velocity, one number per sample: `[N, ...]` to `[N]`."""
+    "Mean squared error of the predicted velocity, one number per sample: `[N, ...]` to `[N]`."
     return (predicted.float() - velocity(noise, data)).square().flatten(1).mean(1)
 
 # %% ../../nbs/training/01_flow.ipynb #b45b3f11
 def guide(conditional, unconditional, scale, channels=None):
-    """Guided velocity; with `channels` = 3 only the first three channels are guided, as in
-    diffusers' LuminaPipeline."""
+    "Guided velocity; with `channels` = 3 only the first three channels are guided, as in diffusers' LuminaPipeline."
     guided = unconditional + scale * (conditional - unconditional)
     if channels is not None:
         guided = torch.cat([guided[:, :channels], conditional[:, channels:]], dim=1)
@@ -61,11 +57,9 @@ def guide(conditional, unconditional, scale, channels=None):
 
 # %% ../../nbs/training/01_flow.ipynb #95241f6e
 def guided_velocity(conditional_at, both_at, scale, interval=(0.0, 1.0), channels=None):
-    """A velocity `(x, t)` that is guided by `scale` at times inside `interval` and conditional
-    outside.
+    """A velocity `(x, t)` that is guided by `scale` at times inside `interval` and conditional outside.
 
-    `conditional_at(x, t)` gives the conditional velocity, `both_at(x, t)` the conditional and the
-    unconditional one.
+    `conditional_at(x, t)` gives the conditional velocity, `both_at(x, t)` the conditional and the unconditional one.
     """
     def velocity_at(x, t):
         if scale == 1 or not interval[0] <= float(t[0]) <= interval[1]:
@@ -76,25 +70,22 @@ def guided_velocity(conditional_at, both_at, scale, interval=(0.0, 1.0), channel
 
 # %% ../../nbs/training/01_flow.ipynb #da16c593
 def time_grid(steps, shift=1.0):
-    """`steps` + 1 times from 0 to 1, the ones that `FlowMatchEulerDiscreteScheduler` visits for
-    1,000 training steps."""
+    "`steps` + 1 times from 0 to 1, the ones that `FlowMatchEulerDiscreteScheduler` visits for 1,000 training steps."
     shifted = lambda sigma: shift * sigma / (1 + (shift - 1) * sigma)
     sigma = torch.linspace(1, shifted(1e-3), steps)  # the scheduler shifts its last sigma twice
     return torch.cat([1 - shifted(sigma), torch.ones(1)])
 
 # %% ../../nbs/training/01_flow.ipynb #d9ba3aca
 def euler(velocity_at, noise, times):
-    """Integrate `velocity_at(x, t)` from `noise` along `times`, first order, one velocity a step
-    (Lipman et al., 2023)."""
+    "Integrate `velocity_at(x, t)` from `noise` along `times`, first order, one velocity a step (Lipman et al., 2023)."
     x = noise
     for t, after in zip(times[:-1], times[1:]):
         x = x + (after - t) * velocity_at(x, t.expand(len(x)).to(x.device))
     return x
 
-# %% ../../nbs/training/01_flow.ipynb #ffa70e46
+
 def midpoint(velocity_at, noise, times):
-    """The same by the midpoint rule: second order, two velocities a step (Hairer et al., 1993,
-    II.1)."""
+    "The same by the midpoint rule: second order, two velocities a step (Hairer et al., 1993, II.1)."
     x = noise
     for t, after in zip(times[:-1], times[1:]):
         half = (after - t) / 2
@@ -104,8 +95,7 @@ def midpoint(velocity_at, noise, times):
 
 # %% ../../nbs/training/01_flow.ipynb #a0471438
 def heun(velocity_at, noise, times):
-    """The same by Heun's rule: second order, two velocities a step, one in the last (Karras et al.,
-    2022, algorithm 1)."""
+    "The same by Heun's rule: second order, two velocities a step, one in the last (Karras et al., 2022, algorithm 1)."
     x = noise
     for t, after in zip(times[:-1], times[1:]):
         v = velocity_at(x, t.expand(len(x)).to(x.device))
@@ -114,10 +104,9 @@ def heun(velocity_at, noise, times):
         x = x + (after - t) * v
     return x
 
-# %% ../../nbs/training/01_flow.ipynb #ede9de52
+
 def adams_bashforth(velocity_at, noise, times):
-    """The same with the velocity of the step before: second order, one velocity a step (Hairer et
-    al., 1993, III.1)."""
+    "The same with the velocity of the step before: second order, one velocity a step (Hairer et al., 1993, III.1)."
     x, before, last = noise, None, None
     for t, after in zip(times[:-1], times[1:]):
         step, v = after - t, velocity_at(x, t.expand(len(x)).to(x.device))
@@ -125,11 +114,10 @@ def adams_bashforth(velocity_at, noise, times):
         before, last = v, step
     return x
 
-# %% ../../nbs/training/01_flow.ipynb #5a148fd8
+
 SOLVERS = {"euler": euler, "midpoint": midpoint, "heun": heun, "adams_bashforth": adams_bashforth}
 
 # %% ../../nbs/training/01_flow.ipynb #459894a6
 def rope_factors(t, scale, watershed=1.0):
-    """(linear, NTK) factor of the rotary positions at time `t` for images `scale` times as long a
-    side as those trained on."""
+    "(linear, NTK) factor of the rotary positions at time `t` for images `scale` times as long a side as those trained on."
     return (scale, 1.0) if t < watershed else (1.0, scale)

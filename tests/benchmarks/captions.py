@@ -1,16 +1,11 @@
 """How fast captions are made, and how well a language model reads them. Prints numbers; no test.
 
-    python tests/benchmarks/captions.py client           our client against a server of known speed
-    on loopback
-    python tests/benchmarks/captions.py template         simulated records captioned by the template
-    backend, examined and purified, in shards
-    python tests/benchmarks/captions.py facts MODEL      facts read by a language model (as
-    `captions.facts_model` names it) and by the rules, on the captions labelled by hand
+    python tests/benchmarks/captions.py client           our client against a server of known speed on loopback
+    python tests/benchmarks/captions.py template         simulated records captioned by the template backend, examined and purified, in shards
+    python tests/benchmarks/captions.py facts MODEL      facts read by a language model (as `captions.facts_model` names it) and by the rules, on the captions labelled by hand
 
-`client`: the server answers at most `--slots` requests at a time, each after `--latency` seconds,
-as a model on a GPU would; so it can give
-slots / latency captions a second. What it really gives is measured with a bare client, which sends
-the same ready-made request again and again.
+`client`: the server answers at most `--slots` requests at a time, each after `--latency` seconds, as a model on a GPU would; so it can give
+slots / latency captions a second. What it really gives is measured with a bare client, which sends the same ready-made request again and again.
 """
 import argparse
 import asyncio
@@ -34,24 +29,19 @@ from retinalogos.captions.facts import facts_backend, model_facts
 from retinalogos.captions.prompts import STRUCTURES, load_prompt
 from retinalogos.captions.template import caption_table
 from retinalogos.config import settings, write_table
-from retinalogos.eye.anatomy import draw_geometry, draw_patient, draw_plan
-from retinalogos.eye.lesions import draw_counts
-from retinalogos.eye.records import EyeRecord
-from retinalogos.eye.simulate import findings_of, record_of
+from retinalogos.data.anatomy import draw_geometry, draw_patient, draw_plan
+from retinalogos.data.lesions import draw_counts
+from retinalogos.data.records import EyeRecord
+from retinalogos.data.simulate import findings_of, record_of
 from retinalogos.stage import measured
 from retinalogos.training.purify import purify, strata
 
-SAID = json.dumps({name: "normal" for name in STRUCTURES}
-                  | {"caption":
-                     "right eye with clear media, an optic disc with sharp margins and even "
-                     "vessels"})
-REPLY = json.dumps({"choices": [{"message": {"content": SAID}}],
-                    "usage": {"prompt_tokens": 900, "completion_tokens": 60}}).encode()
+SAID = json.dumps({name: "normal" for name in STRUCTURES} | {"caption": "right eye with clear media, an optic disc with sharp margins and even vessels"})
+REPLY = json.dumps({"choices": [{"message": {"content": SAID}}], "usage": {"prompt_tokens": 900, "completion_tokens": 60}}).encode()
 
 
 async def serve(latency, slots, port):
-    """Answer every request with `REPLY` after `latency` seconds, `slots` of them at a time; the
-    port goes into the pipe `port`."""
+    """Answer every request with `REPLY` after `latency` seconds, `slots` of them at a time; the port goes into the pipe `port`."""
     free = asyncio.Semaphore(slots)
 
     async def talk(reader, writer):
@@ -61,9 +51,7 @@ async def serve(latency, slots, port):
                 await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
                 async with free:
                     await asyncio.sleep(latency)
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-                    % len(REPLY) + REPLY)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(REPLY) + REPLY)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
@@ -76,8 +64,7 @@ async def serve(latency, slots, port):
 async def bare(port, n, connections, image):
     """Requests a second of `n` ready-made requests over so many connections."""
     body = json.dumps({"image": image.hex()}).encode()
-    request = (b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-               % len(body) + body)
+    request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
     async def one(count):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -98,25 +85,19 @@ def client(args):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     here, there = multiprocessing.Pipe()
-    server = multiprocessing.Process(target=lambda:
-                                     asyncio.run(serve(args.latency, args.slots, there)),
-                                     daemon=True)
+    server = multiprocessing.Process(target=lambda: asyncio.run(serve(args.latency, args.slots, there)), daemon=True)
     server.start()
     port = here.recv()
     given = asyncio.run(bare(port, args.n, args.slots, file.getvalue()))
-    backend = OpenAIBackend(load_prompt("v1", "short"), f"http://127.0.0.1:{port}", "model",
-                            concurrency=args.slots)
+    backend = OpenAIBackend(load_prompt("v1", "short"), f"http://127.0.0.1:{port}", "model", concurrency=args.slots)
     jobs = (Job(f"eye-{k}", file.getvalue(), EyeRecord(eye="OD"), seed=k) for k in range(args.n))
     start, busy = time.perf_counter(), time.process_time()
     captioned = sum(not result.error for result in backend.answer(jobs))
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     server.terminate()
     assert captioned == args.n
-    print(f"{args.slots} requests at a time, {args.latency:g} s each, pictures "
-          f"of {file.tell() / 1000:.0f} kB: slots / latency "
-          f"{args.slots / args.latency:.1f}/s, "
-          f"a bare client {given:.1f}/s, ours {args.n / seconds:.1f}/s: ratio "
-          f"{args.n / seconds / given:.3f} "
+    print(f"{args.slots} requests at a time, {args.latency:g} s each, pictures of {file.tell() / 1000:.0f} kB: slots / latency {args.slots / args.latency:.1f}/s, "
+          f"a bare client {given:.1f}/s, ours {args.n / seconds:.1f}/s: ratio {args.n / seconds / given:.3f} "
           f"({1000 * busy / args.n:.2f} ms of one core a caption)")
 
 
@@ -137,76 +118,58 @@ def simulated_tables(seed, first, n):
 
 
 def caption_shard(first, folder, n, size):
-    """Caption and examine one shard, write both tables: (captions, seconds of captioning, of
-    examination, of the rest)."""
+    """Caption and examine one shard, write both tables: (captions, seconds of captioning, of examination, of the rest)."""
     start = time.perf_counter()
     records, findings = simulated_tables(7, first, min(size, n - first))
     simulated = time.perf_counter()
-    captions = caption_table(records, findings, 7 + first, "short", 0.15)
+    captions = caption_table(records, findings, 7 + first, "short", .15)
     captioned = time.perf_counter()
     examination = examine_table(captions, records, findings)
     examined = time.perf_counter()
     write_table(folder / f"captions-{first:09d}.parquet", captions)
-    write_table(folder / f"examination-{first:09d}.parquet",
-                examination.assign(stratum=strata(records)))
-    return (len(captions), captioned - simulated, examined - captioned,
-            time.perf_counter() - examined, simulated - start)
+    write_table(folder / f"examination-{first:09d}.parquet", examination.assign(stratum=strata(records)))
+    return len(captions), captioned - simulated, examined - captioned, time.perf_counter() - examined, simulated - start
 
 
 def purify_shards(folder):
-    """Purify all shards as one set, with CLIP scores drawn at random, as if they were known: (pairs
-    kept, seconds)."""
+    """Purify all shards as one set, with CLIP scores drawn at random, as if they were known: (pairs kept, seconds)."""
     start = time.perf_counter()
-    table = pd.concat([pd.read_parquet(file, columns=["image_id", "contradictions", "stratum"])
-                       for file in sorted(folder.glob("examination-*.parquet"))])
-    scores = purify(table["image_id"], table["contradictions"],
-                    np.random.default_rng(0).normal(30, 5, len(table)), table["stratum"])
+    table = pd.concat([pd.read_parquet(file, columns=["image_id", "contradictions", "stratum"]) for file in sorted(folder.glob("examination-*.parquet"))])
+    scores = purify(table["image_id"], table["contradictions"], np.random.default_rng(0).normal(30, 5, len(table)), table["stratum"])
     write_table(folder / "scores.parquet", scores)
     return int(scores["kept"].sum()), time.perf_counter() - start
 
 
 def template(args):
-    """Caption and examine `--n` simulated records in shards, in `--workers` processes, then purify
-    them."""
-    with (TemporaryDirectory() as folder, measured() as cost,
-          ProcessPoolExecutor(args.workers) as pool):
-        shards = list(pool.map(partial(caption_shard, folder=Path(folder), n=args.n,
-                                       size=args.shard), range(0, args.n, args.shard)))
+    """Caption and examine `--n` simulated records in shards, in `--workers` processes, then purify them."""
+    with TemporaryDirectory() as folder, measured() as cost, ProcessPoolExecutor(args.workers) as pool:
+        shards = list(pool.map(partial(caption_shard, folder=Path(folder), n=args.n, size=args.shard), range(0, args.n, args.shard)))
         kept, purifying = purify_shards(Path(folder))
     captions, captioning, examining, writing, simulating = map(sum, zip(*shards))
     seconds = cost["seconds"] - simulating / args.workers
-    print(f"{captions} records in {args.workers} processes: {seconds:.0f} s, "
-          f"{captions / seconds:.0f} images/s, at most {cost['peak_memory_gb']:.2f} GB "
-          f"(process seconds: captions {captioning:.0f}, examination "
-          f"{examining:.0f}, writing {writing:.0f}; then purification "
-          f"{purifying:.0f}, {kept} kept; simulating the records, not counted, "
-          f"{simulating:.0f})")
+    print(f"{captions} records in {args.workers} processes: {seconds:.0f} s, {captions / seconds:.0f} images/s, at most {cost['peak_memory_gb']:.2f} GB "
+          f"(process seconds: captions {captioning:.0f}, examination {examining:.0f}, writing {writing:.0f}; then purification {purifying:.0f}, {kept} kept; simulating the records, not counted, {simulating:.0f})")
 
 
 def facts(args):
-    """Precision and recall of a language model and of the rules on each set of
-    `tests/captions_by_hand.json`; where the model gave none, the rules' reading counts."""
+    """Precision and recall of a language model and of the rules on each set of `tests/captions_by_hand.json`; where the model gave none, the rules' reading counts."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from test_examine import LABELS, captions_of, scores
-    texts = pd.DataFrame({"image_id": [row["text"] for row in LABELS["captions"]],
-                          "caption": [row["text"] for row in LABELS["captions"]]})
+    texts = pd.DataFrame({"image_id": [row["text"] for row in LABELS["captions"]], "caption": [row["text"] for row in LABELS["captions"]]})
     with TemporaryDirectory() as journal:
         read = model_facts(texts, facts_backend(args.model, settings()), journal)
     print(f"{args.model}: {len(read)} of {len(texts)} captions read")
     for name in dict.fromkeys(row["set"] for row in LABELS["captions"]):
-        rows = [scores(captions_of(name), reader).loc["all but items", ["precision", "recall"]]
-                for reader in (lambda text: read.get(text) or extract_facts(text),
-                               extract_facts)]
+        rows = [scores(captions_of(name), reader).loc["all but items", ["precision", "recall"]] for reader in (lambda text: read.get(text) or extract_facts(text), extract_facts)]
         print(name, pd.DataFrame(rows, index=["model", "rules"]).round(3).to_dict("index"))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(required=True)
     one = what.add_parser("client")
     one.add_argument("--n", type=int, default=1000)
-    one.add_argument("--latency", type=float, default=0.5)
+    one.add_argument("--latency", type=float, default=.5)
     one.add_argument("--slots", type=int, default=32)
     one.add_argument("--side", type=int, default=256, help="pixels of a picture")
     one.set_defaults(run=client)

@@ -45,8 +45,7 @@ print("seconds a step", (time.perf_counter() - start) / steps)
 @contextmanager
 def busy_processes(count: int):
     """`count` processes that compute while the block runs."""
-    # ends with its parent
-    code = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100000))"
+    code = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100000))"  # ends with its parent
     command = [sys.executable, "-c", code, str(os.getpid())]
     processes = [subprocess.Popen(command) for _ in range(count)]
     try:
@@ -66,15 +65,15 @@ def seconds_a_step(policy: str, beside: int, threads: int, resolution: int, step
     for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME"):  # these would overrule the policy
         environment.pop(name, None)
     with busy_processes(beside):
-        done = subprocess.run([sys.executable, "-c", STEPS, str(resolution), str(steps)],
-                              env=environment, text=True, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run([sys.executable, "-c", STEPS, str(resolution), str(steps)], env=environment,
+                              text=True, stdout=subprocess.PIPE, check=True)
     return float(done.stdout.split()[-1])
 
 
 def main(threads: int, resolution: int, steps: int, rounds: int):
     """Print the table and the two ratios."""
-    print(f"{resolution} px, {threads} threads on {os.cpu_count()} cores, "
-          f"{rounds} rounds of {steps} steps; load at the start {os.getloadavg()[0]:.1f}")
+    print(f"{resolution} px, {threads} threads on {os.cpu_count()} cores, {rounds} rounds of {steps} steps; "
+          f"load at the start {os.getloadavg()[0]:.1f}")
     cases = [(policy, beside) for beside in (0, 1) for policy in ("ACTIVE", "PASSIVE")]
     seconds = {case: [] for case in cases}
     for k in range(rounds):
@@ -83,14 +82,12 @@ def main(threads: int, resolution: int, steps: int, rounds: int):
     step = {case: statistics.median(values) for case, values in seconds.items()}
     for policy in ("ACTIVE", "PASSIVE"):
         quiet, crowded = step[policy, 0], step[policy, 1]
-        print(f"{policy.lower():8}quiet {quiet:.3f} s a step, beside one busy "
-              f"process {crowded:.3f} s: {crowded / quiet:.2f} times")
+        print(f"{policy.lower():8}quiet {quiet:.3f} s a step, beside one busy process {crowded:.3f} s: "
+              f"{crowded / quiet:.2f} times")
     slower, quiet = step["PASSIVE", 1] / step["PASSIVE", 0], step["PASSIVE", 0] / step["ACTIVE", 0]
-    for what, ratio, most in (("beside one busy process over quiet, passive", slower,
-                               MOST_BESIDE_ONE), ("quiet step, passive over active", quiet,
-                                                  MOST_QUIET)):
-        print(f"{what}: {ratio:.2f}, aim at most {most}: "
-              f"{'reached' if ratio <= most else 'missed'}")
+    for what, ratio, most in (("beside one busy process over quiet, passive", slower, MOST_BESIDE_ONE),
+                              ("quiet step, passive over active", quiet, MOST_QUIET)):
+        print(f"{what}: {ratio:.2f}, aim at most {most}: {'reached' if ratio <= most else 'missed'}")
 
 
 if __name__ == "__main__":
